@@ -1,0 +1,41 @@
+# Each target sets up what it needs: a virtual environment in .venv and the package in it, once.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo claims test check docs clean
+
+help:  ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+install: $(INSTALLED)  ## the virtual environment with everything in it
+
+$(INSTALLED): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "error: $$($(PYTHON) --version) at $(PYTHON); Python 3.11 or newer is needed. Run: make PYTHON=python3.12 $(MAKECMDGOALS)."; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[mini,dev]'
+	@touch $@
+
+demo: $(INSTALLED)  ## pretrain, join, compare, about 15 minutes on two cores
+	$(BIN)/vtb demo
+
+claims: $(INSTALLED)  ## the demo with every baseline and two seeds, about an hour; resumable
+	$(BIN)/vtb demo --claims --seeds 2
+
+test: $(INSTALLED)  ## all tests that need no GPU
+	$(BIN)/python -m pytest -n 2 -m 'not gpu'
+
+check: $(INSTALLED)  ## format, lint, types and the floors
+	$(BIN)/ruff format --check src tests
+	$(BIN)/ruff check src tests
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+docs: $(INSTALLED)  ## the table of recipe keys in docs/recipes.md, from the code
+	$(BIN)/python -m voicetextblender.train.recipe_reference docs/recipes.md
+
+clean:  ## remove the environment and caches; runs/ is kept
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build src/*.egg-info
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,131 @@
+"""Log-mel features of a batch of clips, in torch, on whatever device the waveforms are."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from pydantic import Field
+from torch import Tensor
+
+from voicetextblender.audio.lengths import HOP_LENGTH, num_audio_frames
+from voicetextblender.config import StrictConfig
+from voicetextblender.units import SAMPLING_RATE
+
+MEL_BREAK_HZ = 1000.0
+"""Below it the mel scale is linear, above logarithmic. Source: Slaney, Auditory Toolbox, 1998."""
+MEL_LINEAR_STEP_HZ = 200.0 / 3.0
+"""Hz per mel of the linear part. Source: as above."""
+MEL_LOG_STEP = np.log(6.4) / 27.0
+"""Natural logarithm of the ratio of neighbouring mels of the upper part. Source: as above."""
+NORMALISATION_EPSILON = 1e-5
+"""Added to the standard deviation. Source: NeMo's per-feature normalisation."""
+
+
+class LogMelConfig(StrictConfig):
+    """Geometry of the features; the defaults are those of NeMo's FastConformer encoders with 80 mel bands.
+
+    Lengths are in samples, the sampling rate in Hz. `log_guard` is added to each mel power before the logarithm.
+    """
+
+    sampling_rate: int = Field(default=SAMPLING_RATE, gt=0)
+    n_fft: int = Field(default=512, gt=0)
+    win_length: int = Field(default=400, gt=0)
+    hop_length: int = Field(default=HOP_LENGTH, gt=0)
+    num_mels: int = Field(default=80, gt=0)
+    preemphasis: float = Field(default=0.97, ge=0.0, lt=1.0)
+    log_guard: float = Field(default=2.0**-24, gt=0.0)
+
+
+class LogMel(torch.nn.Module):
+    """Pre-emphasis, short-time power spectrum, log mel bands, each band to mean 0 and variance 1 over its clip.
+
+    Holds neither parameters nor buffers: loading a model leaves buffers that are not saved empty, and casting a model
+    to bf16 would cast them. The window and the mel filters are made once per device, and all arithmetic is float32.
+    """
+
+    def __init__(self, config: LogMelConfig | None = None) -> None:
+        super().__init__()
+        self.config = config or LogMelConfig()
+        self._constants: dict[torch.device, tuple[Tensor, Tensor]] = {}
+
+    @torch.no_grad()
+    def forward(
+        self, waveforms: Float[Tensor, "clips samples"], num_samples: Int[Tensor, " clips"]
+    ) -> tuple[Float[Tensor, "clips frames mels"], Int[Tensor, " clips"]]:
+        """Features and frames per clip; `frames` is that of the longest clip, and padding frames are zero.
+
+        What stands in `waveforms` after `num_samples` has no influence.
+        """
+        with torch.autocast(waveforms.device.type, enabled=False):
+            num_frames = num_audio_frames(num_samples, self.config.hop_length)
+            log_mel = self._log_mel(waveforms.float(), num_samples)[:, : int(num_frames.max())]
+            return _normalise(log_mel, num_frames), num_frames
+
+    def _log_mel(
+        self, waveforms: Float[Tensor, "clips samples"], num_samples: Int[Tensor, " clips"]
+    ) -> Float[Tensor, "clips frames mels"]:
+        config = self.config
+        window, mel_filters = self._constants_on(waveforms.device)
+        inside = torch.arange(waveforms.shape[1], device=waveforms.device) < num_samples[:, None]
+        previous = torch.nn.functional.pad(waveforms[:, :-1], (1, 0))
+        emphasised = (waveforms - config.preemphasis * previous).masked_fill(~inside, 0.0)
+        spectrum = torch.stft(
+            emphasised,
+            n_fft=config.n_fft,
+            hop_length=config.hop_length,
+            win_length=config.win_length,
+            window=window,
+            center=True,
+            pad_mode="constant",
+            return_complex=True,
+        )
+        power = torch.view_as_real(spectrum).square().sum(-1)
+        return torch.log(mel_filters @ power + config.log_guard).transpose(1, 2)
+
+    def _constants_on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        if device not in self._constants:
+            window = torch.hann_window(self.config.win_length, periodic=False, device="cpu")
+            mel_filters = torch.from_numpy(mel_filter_bank(self.config))
+            self._constants[device] = (window.to(device), mel_filters.to(device))
+        return self._constants[device]
+
+
+def _normalise(
+    log_mel: Float[Tensor, "clips frames mels"], num_frames: Int[Tensor, " clips"]
+) -> Float[Tensor, "clips frames mels"]:
+    inside = (torch.arange(log_mel.shape[1], device=log_mel.device) < num_frames[:, None])[:, :, None]
+    count = num_frames[:, None, None]
+    mean = log_mel.masked_fill(~inside, 0.0).sum(dim=1, keepdim=True) / count.clamp(min=1)
+    centred = (log_mel - mean).masked_fill(~inside, 0.0)
+    variance = centred.square().sum(dim=1, keepdim=True) / (count - 1).clamp(min=1)
+    return centred / (variance.sqrt() + NORMALISATION_EPSILON)
+
+
+def mel_filter_bank(config: LogMelConfig) -> np.ndarray:
+    """Triangular filters of unit area on the Slaney mel scale from 0 Hz to half the sampling rate, [mels, bins].
+
+    Source: the filters of librosa and NeMo (`htk=False`, `norm="slaney"`).
+    """
+    bins_hz = np.fft.rfftfreq(config.n_fft, d=1.0 / config.sampling_rate)
+    highest_mel = _hz_to_mel(config.sampling_rate / 2)
+    edges_hz = _mel_to_hz(np.linspace(0.0, highest_mel, config.num_mels + 2))
+    widths_hz = np.diff(edges_hz)
+    distance = edges_hz[:, None] - bins_hz[None, :]
+    rising = -distance[:-2] / widths_hz[:-1, None]
+    falling = distance[2:] / widths_hz[1:, None]
+    height = 2.0 / (edges_hz[2:] - edges_hz[:-2])
+    filters: np.ndarray = np.maximum(0.0, np.minimum(rising, falling)) * height[:, None]
+    return filters.astype(np.float32)
+
+
+def _hz_to_mel(frequency_hz: float) -> float:
+    if frequency_hz < MEL_BREAK_HZ:
+        return frequency_hz / MEL_LINEAR_STEP_HZ
+    return float(MEL_BREAK_HZ / MEL_LINEAR_STEP_HZ + np.log(frequency_hz / MEL_BREAK_HZ) / MEL_LOG_STEP)
+
+
+def _mel_to_hz(mels: np.ndarray) -> np.ndarray:
+    break_mel = MEL_BREAK_HZ / MEL_LINEAR_STEP_HZ
+    upper = MEL_BREAK_HZ * np.exp(MEL_LOG_STEP * (mels - break_mel))
+    return np.where(mels < break_mel, mels * MEL_LINEAR_STEP_HZ, upper)

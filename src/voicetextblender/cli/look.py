@@ -1,0 +1,118 @@
+"""`vtb look`: conversations as the model will see them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from voicetextblender.cli.console import console, examples
+from voicetextblender.errors import RecipeError, describe
+
+if TYPE_CHECKING:
+    from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+    from voicetextblender.chat.conversation import Conversation
+    from voicetextblender.chat.render import Renderer
+    from voicetextblender.data.sources import SourceConfig
+    from voicetextblender.model.build import ModelConfig
+
+EXAMPLES = examples(
+    ("vtb look mini", "the first rows of every source"),
+    ("vtb look mini --source mixed --num 10", "ten rows of one source"),
+)
+
+
+def look(
+    recipe: Annotated[str, typer.Argument(help="A shipped recipe by name, or a YAML file.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Values of the recipe to change.")
+    ] = None,
+    source: Annotated[str | None, typer.Option(help="Only this source of the recipe.")] = None,
+    num: Annotated[int, typer.Option(min=1, help="Rows of each source.")] = 3,
+) -> None:
+    """Print rendered conversations: what is learned in green, what is only read dim, clips by length.
+
+    Needs the tokenizer and the manifests of the recipe, no weights and no GPU.
+    """
+    from voicetextblender.chat.look import highlight
+    from voicetextblender.train.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides or [])
+    chosen = choose_sources(loaded.data.sources, source)
+    tokenizer, renderer, num_audio_tokens = open_renderer(loaded.model)
+    for config in chosen:
+        console.rule(f"[bold]{config.name}[/bold] · weight {config.weight:g} · {config.path}", align="left")
+        for where, conversation in first_rows(config, num):
+            clips_s, counts = measure_clips(conversation, where, num_audio_tokens)
+            rendered = renderer.render(conversation, counts)
+            console.print(f"[dim]{where} · {conversation.task}[/dim]")
+            console.print(highlight(rendered, tokenizer, clips_s), soft_wrap=True)
+            supervised = int(rendered.supervision_mask.sum())
+            console.print(f"[dim]{len(rendered.token_ids)} tokens, {supervised} supervised[/dim]\n")
+
+
+def choose_sources(sources: Sequence[SourceConfig], name: str | None) -> list[SourceConfig]:
+    """The source of that name, or all of them.
+
+    Raises:
+        RecipeError: no source of that name.
+    """
+    chosen = [source for source in sources if name in (None, source.name)]
+    if not chosen:
+        known = ", ".join(source.name for source in sources)
+        raise RecipeError(
+            describe(f"--source {name}", "no such source in the recipe", f"it has {known}", "Choose one of these")
+        )
+    return chosen
+
+
+def open_renderer(config: ModelConfig) -> tuple[PreTrainedTokenizerBase, Renderer, Callable[[int], int]]:
+    """Tokenizer, renderer and audio tokens by samples of a model, without its weights.
+
+    Raises:
+        ModelError: no tokenizer of the LLM or no configuration of the speech encoder where the recipe says.
+    """
+    from transformers import AutoConfig, AutoTokenizer
+
+    from voicetextblender.audio.lengths import num_audio_tokens
+    from voicetextblender.chat.render import Renderer
+    from voicetextblender.errors import ModelError
+
+    try:
+        path = config.llm
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        path = config.speech_encoder
+        encoder = AutoConfig.from_pretrained(path)
+    except OSError:
+        fix = "Check the path; the embedded base models are made by `vtb prepare mini`"
+        raise ModelError(describe(path, "no model there", "a save_pretrained folder or a hub name", fix)) from None
+    factor = getattr(encoder, "encoder_config", encoder).subsampling_factor
+    return tokenizer, Renderer(tokenizer, config.audio_token), partial(num_audio_tokens, subsampling_factor=factor)
+
+
+def first_rows(config: SourceConfig, num: int) -> Iterator[tuple[str, Conversation]]:
+    """The first `num` conversations of a source, each with the name of its row."""
+    from voicetextblender.data.sources import open_source
+
+    source = open_source(config)
+    for row in islice(source.scan(), num):
+        yield source.where(row.line), source.parse(row)
+
+
+def measure_clips(
+    conversation: Conversation, where: str, num_audio_tokens: Callable[[int], int]
+) -> tuple[list[float], list[int]]:
+    """Seconds and audio placeholder tokens of each clip."""
+    from voicetextblender.audio.waveform import count_clip_samples
+    from voicetextblender.units import samples_to_seconds
+
+    counts = [
+        count_clip_samples(clip.path, start_s=clip.start_s, duration_s=clip.duration_s, where=where)
+        for clip in conversation.clips
+        if clip.path is not None
+    ]
+    return [samples_to_seconds(count) for count in counts], [num_audio_tokens(count) for count in counts]

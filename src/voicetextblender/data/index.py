@@ -1,0 +1,318 @@
+"""The index of a source: where each row lies and how long it is, so that planning never opens a manifest or a clip."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voicetextblender.audio.lengths import HOP_LENGTH
+from voicetextblender.audio.waveform import count_clip_samples, read_audio_info
+from voicetextblender.chat.conversation import AudioPart, Conversation
+from voicetextblender.chat.render import Renderer
+from voicetextblender.data.sources import JsonLinesSource, RawRow
+from voicetextblender.errors import AudioError, ChatTemplateError, DataError, VoiceTextBlenderError
+from voicetextblender.errors import describe, describe_many
+from voicetextblender.files import write_atomically
+from voicetextblender.progress import Report
+from voicetextblender.units import samples_to_seconds, seconds_to_samples
+
+INDEX_VERSION = 1
+"""Part of the cache key: to be raised when what the columns mean changes."""
+ROWS_PER_REPORT = 256
+IN_MEMORY_BYTES = 1 << 20
+"""Smaller indexes are read; larger ones are memory-mapped."""
+
+COLUMNS = np.dtype(
+    [
+        ("line", np.int32),
+        ("offset", np.int64),
+        ("num_bytes", np.int32),
+        ("num_clips", np.int32),
+        ("num_samples", np.int64),
+        ("longest_clip", np.int32),
+        ("num_tokens", np.int32),
+        ("num_supervised", np.int32),
+    ]
+)
+"""Per row: its place in the manifest; all samples of its clips and those of the longest, at 16 kHz; its tokens, audio
+placeholders included; its supervised tokens."""
+
+TOO_MANY_TOKENS = "more tokens than max_conversation_tokens"
+CLIP_TOO_LONG = "a clip longer than max_clip_s"
+NO_CONVERSATION = "no usable conversation"
+NO_AUDIO = "no usable audio"
+NOT_RENDERED = "the chat template refuses it"
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How many audio placeholder tokens a clip takes.
+
+    Args:
+        num_audio_tokens: from samples at 16 kHz; integers only. Must be picklable where workers are spawned.
+        fingerprint: names the function, so that a cached index of another geometry is not taken.
+    """
+
+    num_audio_tokens: Callable[[int], int]
+    fingerprint: str
+
+
+class Limits(NamedTuple):
+    """What a usable row stays within."""
+
+    max_conversation_tokens: int
+    max_clip_s: float
+
+
+class Drop(NamedTuple):
+    """A row that training does not see: number of its line, kind of reason, the whole reason."""
+
+    line: int
+    reason: str
+    text: str
+
+
+class SourceIndex:
+    """Lengths and places of the usable rows of one source, numbered from 0 in the order of the manifest.
+
+    Pickles as a path: another process maps the same file.
+
+    Args:
+        source: the reader of the rows.
+        stem: the stored index, without suffix; made by `open_index`.
+        limits: rows beyond them are not usable.
+    """
+
+    def __init__(self, source: JsonLinesSource, stem: Path, limits: Limits) -> None:
+        self.source = source
+        self.stem = stem
+        self.limits = limits
+        self.bad_rows = tuple(Drop(*bad) for bad in json.loads(_summary_path(stem).read_bytes())["bad_rows"])
+        is_small = _columns_path(stem).stat().st_size < IN_MEMORY_BYTES
+        self._columns: NDArray[Any] = np.load(_columns_path(stem), mmap_mode=None if is_small else "r")
+        self._too_many_tokens = self._columns["num_tokens"] > limits.max_conversation_tokens
+        self._clip_too_long = self._columns["longest_clip"] > seconds_to_samples(limits.max_clip_s)
+        self._usable = np.flatnonzero(~(self._too_many_tokens | self._clip_too_long))
+
+    def __reduce__(self) -> tuple[type[SourceIndex], tuple[JsonLinesSource, Path, Limits]]:
+        return SourceIndex, (self.source, self.stem, self.limits)
+
+    def __len__(self) -> int:
+        """Number of usable rows."""
+        return len(self._usable)
+
+    @property
+    def name(self) -> str:
+        return self.source.name
+
+    @property
+    def num_rows(self) -> int:
+        """Number of rows of the manifest, usable or not."""
+        return len(self._columns) + len(self.bad_rows)
+
+    @cached_property
+    def num_tokens(self) -> NDArray[np.int32]:
+        """Tokens of each usable row, audio placeholders included."""
+        return np.asarray(self._columns["num_tokens"][self._usable])
+
+    @cached_property
+    def num_supervised(self) -> NDArray[np.int32]:
+        """Supervised tokens of each usable row."""
+        return np.asarray(self._columns["num_supervised"][self._usable])
+
+    @cached_property
+    def num_samples(self) -> NDArray[np.int64]:
+        """Samples at 16 kHz of all clips of each usable row."""
+        return np.asarray(self._columns["num_samples"][self._usable])
+
+    @cached_property
+    def num_clips(self) -> NDArray[np.int32]:
+        """Clips of each usable row."""
+        return np.asarray(self._columns["num_clips"][self._usable])
+
+    @property
+    def hours(self) -> float:
+        """Duration of all clips of the usable rows, in hours."""
+        return samples_to_seconds(int(self.num_samples.sum())) / 3600
+
+    @property
+    def drops(self) -> dict[str, int]:
+        """Number of rows that are not usable, by reason; every row of the manifest is usable or counted here."""
+        counts = Counter(bad.reason for bad in self.bad_rows)
+        counts[TOO_MANY_TOKENS] = int(self._too_many_tokens.sum())
+        counts[CLIP_TOO_LONG] = int((self._clip_too_long & ~self._too_many_tokens).sum())
+        return {reason: count for reason, count in sorted(counts.items()) if count}
+
+    @property
+    def dropped(self) -> list[Drop]:
+        """Every row that is not usable, in the order of the manifest."""
+        long_rows = [self._describe_long(i) for i in np.flatnonzero(self._too_many_tokens | self._clip_too_long)]
+        return sorted([*self.bad_rows, *long_rows])
+
+    def where(self, row: int) -> str:
+        """How errors name a usable row."""
+        return self.source.where(int(self._columns["line"][self._usable[row]]))
+
+    def read(self, row: int) -> Conversation:
+        """The conversation of a usable row, from its place in the file.
+
+        Raises:
+            DataError: the manifest was changed since it was indexed and there is no conversation at that place now.
+        """
+        columns = self._columns[self._usable[row]]
+        return self.source.read(int(columns["line"]), int(columns["offset"]), int(columns["num_bytes"]))
+
+    def _describe_long(self, i: int) -> Drop:
+        columns = self._columns[i]
+        where = self.source.where(int(columns["line"]))
+        if self._too_many_tokens[i]:
+            reason, found = TOO_MANY_TOKENS, f"{columns['num_tokens']} tokens"
+            expected = f"a conversation has at most {self.limits.max_conversation_tokens}"
+            fix = "Split it, or raise data.max_conversation_tokens"
+        else:
+            reason, found = CLIP_TOO_LONG, f"a clip of {samples_to_seconds(int(columns['longest_clip'])):.1f} s"
+            expected = f"a clip has at most {self.limits.max_clip_s:.1f} s"
+            fix = "Split it, or raise data.max_clip_s"
+        return Drop(int(columns["line"]), reason, describe(where, found, expected, fix))
+
+
+def open_index(
+    source: JsonLinesSource,
+    renderer: Renderer,
+    geometry: Geometry,
+    limits: Limits,
+    cache_dir: Path,
+    *,
+    on_bad_row: Literal["stop", "skip"] = "stop",
+    report: Report | None = None,
+) -> SourceIndex:
+    """The index of a source, from the cache if manifest, renderer and geometry are those it was built with.
+
+    Args:
+        on_bad_row: "stop" refuses a manifest with rows that cannot be used; "skip" drops and counts them. Rows beyond
+            `limits` are always dropped and counted.
+        report: told of the bytes that are read while the index is built.
+
+    Raises:
+        DataError: an empty manifest, or bad rows (the first five are named, the rest counted).
+    """
+    stem = cache_dir / _cache_key(source, renderer, geometry)
+    if not _is_reusable(stem):
+        columns, bad_rows = _scan(source, renderer, geometry, report)
+        _store(stem, columns, bad_rows)
+    index = SourceIndex(source, stem, limits)
+    if not index.num_rows:
+        raise DataError(describe(str(source.path), "0 rows", "a manifest has at least 1", "Fill it, or remove it"))
+    if index.bad_rows and on_bad_row == "stop":
+        raise DataError(describe_many([bad.text for bad in index.bad_rows]))
+    return index
+
+
+def fingerprint_sources(indexes: Mapping[str, SourceIndex]) -> dict[str, dict[str, Any]]:
+    """What a run was trained on, for its folder: per source the file, its SHA-256, and what was used and dropped."""
+    return {
+        name: {
+            "path": str(index.source.path),
+            "sha256": index.source.fingerprint,
+            "rows": index.num_rows,
+            "kept": len(index),
+            "drops": index.drops,
+            "hours": round(index.hours, 4),
+        }
+        for name, index in indexes.items()
+    }
+
+
+def _scan(
+    source: JsonLinesSource, renderer: Renderer, geometry: Geometry, report: Report | None
+) -> tuple[NDArray[Any], list[Drop]]:
+    total = source.path.stat().st_size
+    rows: list[tuple[int, ...]] = []
+    bad_rows: list[Drop] = []
+    for raw in source.scan():
+        try:
+            rows.append(_measure(raw, source, renderer, geometry))
+        except VoiceTextBlenderError as error:
+            bad_rows.append(Drop(raw.line, _reason(error), str(error)))
+        if report is not None and (len(rows) + len(bad_rows)) % ROWS_PER_REPORT == 0:
+            report(raw.offset, total)
+    if report is not None:
+        report(total, total)
+    return np.array(rows, dtype=COLUMNS), bad_rows
+
+
+def _measure(raw: RawRow, source: JsonLinesSource, renderer: Renderer, geometry: Geometry) -> tuple[int, ...]:
+    """One row of the index."""
+    where = source.where(raw.line)
+    conversation = source.parse(raw)
+    num_samples = [
+        _count_samples(clip, geometry, f"{where} turn {number}")
+        for number, turn in enumerate(conversation.turns, start=1)
+        for clip in turn.clips
+    ]
+    rendered = renderer.render(conversation, [geometry.num_audio_tokens(count) for count in num_samples], where=where)
+    num_supervised = int(rendered.supervision_mask.sum())
+    place = (raw.line, raw.offset, len(raw.content))
+    lengths = (len(num_samples), sum(num_samples), max(num_samples, default=0))
+    return (*place, *lengths, len(rendered.token_ids), num_supervised)
+
+
+def _count_samples(clip: AudioPart, geometry: Geometry, where: str) -> int:
+    """Samples of a clip at 16 kHz."""
+    if clip.waveform is not None:
+        return len(clip.waveform)
+    assert clip.path is not None
+    if clip.duration_s is not None and not os.path.isfile(clip.path):
+        read_audio_info(clip.path, where=where)  # raises: a missing file is found now, not in the middle of a training
+    num_samples = count_clip_samples(clip.path, start_s=clip.start_s, duration_s=clip.duration_s, where=where)
+    if num_samples < HOP_LENGTH or geometry.num_audio_tokens(num_samples) < 1:
+        found = f"audio '{clip.path}' is {num_samples} samples long"
+        expected = f"one audio frame takes {HOP_LENGTH} samples (10 ms)"
+        raise AudioError(describe(where, found, expected, "Remove it, or give a longer segment"))
+    return num_samples
+
+
+def _reason(error: VoiceTextBlenderError) -> str:
+    if isinstance(error, AudioError):
+        return NO_AUDIO
+    return NOT_RENDERED if isinstance(error, ChatTemplateError) else NO_CONVERSATION
+
+
+def _cache_key(source: JsonLinesSource, renderer: Renderer, geometry: Geometry) -> str:
+    # The path counts too: relative audio paths start from the manifest's folder.
+    parts = (INDEX_VERSION, str(source.path.resolve()), source.fingerprint, renderer.fingerprint, geometry.fingerprint)
+    return f"index-{hashlib.sha256(repr(parts).encode()).hexdigest()[:32]}"
+
+
+def _is_reusable(stem: Path) -> bool:
+    """Whether the index is stored and no row of it was refused for its audio: such a file may have been mended."""
+    if not _summary_path(stem).is_file():
+        return False
+    bad_rows = json.loads(_summary_path(stem).read_bytes())["bad_rows"]
+    return not any(reason == NO_AUDIO for _, reason, _ in bad_rows)
+
+
+def _store(stem: Path, columns: NDArray[Any], bad_rows: list[Drop]) -> None:
+    with write_atomically(_columns_path(stem)) as temporary, temporary.open("wb") as file:
+        np.save(file, columns)
+    # Written last: an index without its summary is not taken.
+    with write_atomically(_summary_path(stem)) as temporary:
+        temporary.write_text(json.dumps({"bad_rows": bad_rows}))
+
+
+def _columns_path(stem: Path) -> Path:
+    return stem.with_name(f"{stem.name}.npy")
+
+
+def _summary_path(stem: Path) -> Path:
+    return stem.with_name(f"{stem.name}.json")

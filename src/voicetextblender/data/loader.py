@@ -1,0 +1,222 @@
+"""The loader: the batches of any range of steps, made in this process or in workers, the same either way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+from torch.utils.data import DataLoader, Dataset
+
+from voicetextblender.audio.waveform import read_waveform
+from voicetextblender.batch import Batch, collate
+from voicetextblender.chat.conversation import AudioPart, Conversation
+from voicetextblender.chat.render import Rendered, Renderer
+from voicetextblender.data.blend import Blend
+from voicetextblender.data.index import Geometry, Limits, SourceIndex, open_index
+from voicetextblender.data.plan import Draw, Microbatch, Plan, PlanConfig
+from voicetextblender.data.sources import SourceConfig, open_source
+from voicetextblender.errors import DataError, VoiceTextBlenderError, describe
+from voicetextblender.files import derive_seed
+from voicetextblender.progress import Report
+
+PREFETCHED_STEPS = 2
+"""Steps that each worker holds ready."""
+
+
+class DataConfig(PlanConfig):
+    """What a training reads, and how it is cut into steps.
+
+    Args:
+        sources: what is blended.
+        num_workers: processes that read and decode; 0 does it in the training process.
+        on_bad_row: "stop" refuses a manifest with rows that cannot be used; "skip" drops and counts them.
+        cache_dir: folder of the stored indexes, relative to the working directory.
+    """
+
+    sources: tuple[SourceConfig, ...] = Field(min_length=1)
+    num_workers: int = Field(2, ge=0)
+    on_bad_row: Literal["stop", "skip"] = "stop"
+    cache_dir: str = "runs/cache"
+
+    @model_validator(mode="after")
+    def _check_names(self) -> Self:
+        names = [source.name for source in self.sources]
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise ValueError(f"it should have sources with different names, not {', '.join(repeated)} twice")
+        return self
+
+
+class Loader:
+    """Reads what the plan names, decodes the clips, renders and collates. Holds no position and no open file.
+
+    Args:
+        plan: which conversations make up a step.
+        indexes: the sources of the plan, in its order.
+        seed: key of the clips' augmentation.
+        num_workers: processes; the batches do not depend on it.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        indexes: Sequence[SourceIndex],
+        renderer: Renderer,
+        geometry: Geometry,
+        seed: int,
+        num_workers: int = 0,
+    ) -> None:
+        self.plan = plan
+        self.indexes = tuple(indexes)
+        self.renderer = renderer
+        self.geometry = geometry
+        self.seed = seed
+        self.num_workers = num_workers
+
+    def steps(self, start: int, stop: int, rank: int = 0, num_ranks: int = 1) -> Iterator[list[Batch]]:
+        """The microbatches of one rank for the steps `start` to `stop` (excluded), in order.
+
+        A rank with too few conversations has fewer microbatches than others in that step (`Plan.step`).
+
+        Raises:
+            DataError: a row or a clip cannot be read; the file and the line are named, also from a worker.
+        """
+        if self.num_workers == 0:
+            for step in range(start, stop):
+                yield self.load(step, rank, num_ranks)
+            return
+        loaded: DataLoader[Any] = DataLoader(
+            _Steps(self, rank, num_ranks),
+            batch_size=None,
+            sampler=range(start, stop),
+            num_workers=self.num_workers,
+            prefetch_factor=PREFETCHED_STEPS,
+            collate_fn=_as_it_is,
+            generator=torch.Generator(),  # otherwise a draw is taken from the global one, and resuming would differ
+        )
+        for batches in loaded:
+            if isinstance(batches, VoiceTextBlenderError):
+                raise batches
+            yield [_to_tensors(batch) for batch in batches]
+
+    def load(self, step: int, rank: int = 0, num_ranks: int = 1) -> list[Batch]:
+        """The microbatches of one rank for one step, made here and now."""
+        return [self._make_batch(draws) for draws in self.plan.step(step, rank, num_ranks) if draws]
+
+    def _make_batch(self, draws: Microbatch) -> Batch:
+        conversations = [self.indexes[draw.source].read(draw.row) for draw in draws]
+        waveforms = [self._read_clips(*row) for row in zip(draws, conversations, strict=True)]
+        rendered = [self._render(*row) for row in zip(draws, conversations, waveforms, strict=True)]
+        keys = [self._clip_keys(draw, len(clips)) for draw, clips in zip(draws, waveforms, strict=True)]
+        return collate(rendered, waveforms, keys, [conversation.task for conversation in conversations])
+
+    def _read_clips(self, draw: Draw, conversation: Conversation) -> list[np.ndarray]:
+        where = self.indexes[draw.source].where(draw.row)
+        return [_read_clip(clip, where) for clip in conversation.clips]
+
+    def _render(self, draw: Draw, conversation: Conversation, waveforms: Sequence[np.ndarray]) -> Rendered:
+        index = self.indexes[draw.source]
+        where = index.where(draw.row)
+        num_audio_tokens = [self.geometry.num_audio_tokens(len(waveform)) for waveform in waveforms]
+        rendered = self.renderer.render(conversation, num_audio_tokens, where=where)
+        if len(rendered.token_ids) != index.num_tokens[draw.row]:
+            found, expected = f"{len(rendered.token_ids)} tokens", f"the index says {index.num_tokens[draw.row]}"
+            fix = f"The manifest or its audio was changed meanwhile: start again, or remove '{index.stem.parent}'"
+            raise DataError(describe(where, found, expected, fix))
+        return rendered
+
+    def _clip_keys(self, draw: Draw, num_clips: int) -> list[int]:
+        """One key of randomness per clip: the same whenever this row comes in this epoch."""
+        name = self.indexes[draw.source].name
+        return [derive_seed(self.seed, "clip", name, draw.epoch, draw.row, clip) for clip in range(num_clips)]
+
+
+def build_loader(
+    config: DataConfig,
+    renderer: Renderer,
+    geometry: Geometry,
+    seed: int,
+    show_progress: Callable[[str], AbstractContextManager[Report]] | None = None,
+) -> Loader:
+    """Open (or build) the index of every source with a weight, and put blend, plan and loader on top.
+
+    Args:
+        show_progress: opens a display of progress for each source that is indexed (`voicetextblender.progress`).
+
+    Raises:
+        DataError: a source that cannot be used.
+    """
+    indexes = open_indexes(config, renderer, geometry, show_progress)
+    weights = {source.name: source.weight for source in config.sources if source.weight > 0}
+    blend = Blend(weights, {index.name: len(index) for index in indexes}, seed)
+    return Loader(Plan(indexes, blend, config), indexes, renderer, geometry, seed, config.num_workers)
+
+
+def open_indexes(
+    config: DataConfig,
+    renderer: Renderer,
+    geometry: Geometry,
+    show_progress: Callable[[str], AbstractContextManager[Report]] | None = None,
+) -> list[SourceIndex]:
+    """The index of every source that has a weight, in the order of the recipe."""
+    limits = Limits(config.max_conversation_tokens, config.max_clip_s)
+    indexes = []
+    for source in (open_source(source) for source in config.sources if source.weight > 0):
+        arguments = (source, renderer, geometry, limits, Path(config.cache_dir))
+        if show_progress is None:
+            indexes.append(open_index(*arguments, on_bad_row=config.on_bad_row))
+            continue
+        with show_progress(f"Indexing {source.name}") as report:
+            indexes.append(open_index(*arguments, on_bad_row=config.on_bad_row, report=report))
+    return indexes
+
+
+class _Steps(Dataset[Any]):
+    """Steps by number, in the form in which they leave a worker."""
+
+    def __init__(self, loader: Loader, rank: int, num_ranks: int) -> None:
+        self.loader = loader
+        self.rank = rank
+        self.num_ranks = num_ranks
+
+    def __getitem__(self, step: int) -> list[Batch] | VoiceTextBlenderError:
+        # Errors of ours travel as values: raised in a worker they would arrive wrapped in its traceback.
+        try:
+            return [_to_arrays(batch) for batch in self.loader.load(step, self.rank, self.num_ranks)]
+        except VoiceTextBlenderError as error:
+            return error
+
+
+def _read_clip(clip: AudioPart, where: str) -> np.ndarray:
+    if clip.waveform is not None:
+        return clip.waveform
+    assert clip.path is not None
+    return read_waveform(clip.path, start_s=clip.start_s, duration_s=clip.duration_s, where=where)
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+def _to_arrays(batch: Batch) -> Batch:
+    """For the way through a pipe: tensors would each take a file descriptor and room in /dev/shm, which may be tiny."""
+    return _replace_each(batch, lambda value: value.numpy() if isinstance(value, torch.Tensor) else value)
+
+
+def _to_tensors(batch: Batch) -> Batch:
+    return _replace_each(batch, lambda value: torch.from_numpy(value) if isinstance(value, np.ndarray) else value)
+
+
+def _replace_each(batch: Batch, change: Callable[[Any], Any]) -> Batch:
+    """Apply `change` to each field, and to each member of those that are tuples."""
+    changed = {}
+    for field in fields(batch):
+        value = getattr(batch, field.name)
+        changed[field.name] = tuple(map(change, value)) if isinstance(value, tuple) else change(value)
+    return replace(batch, **changed)

@@ -1,0 +1,48 @@
+"""What is evaluated: the rows of the report, how each is scored, and how replies are generated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
+
+from voicetextblender.config import StrictConfig
+
+Metric = Literal["wer", "cer", "bleu", "chrf", "exact_match"]
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+"""Names of rows and columns are also names of files."""
+
+
+class RowConfig(StrictConfig):
+    """One row of the report: a manifest of held-out conversations and how the replies to it are scored.
+
+    Args:
+        manifest: JSON Lines of conversations; every assistant turn that answers a user turn is one item.
+        metrics: the first one is the row's headline, the others stand beside it.
+        max_items: conversations used, from the top of the manifest; the rest is counted as left out.
+        max_new_tokens: instead of `EvaluateConfig.max_new_tokens`.
+    """
+
+    manifest: Path
+    metrics: tuple[Metric, ...] = Field(min_length=1)
+    max_items: int | None = Field(default=None, ge=1)
+    max_new_tokens: int | None = Field(default=None, ge=1)
+
+
+class EvaluateConfig(StrictConfig):
+    """The column that a run fills and the rows it is asked.
+
+    Args:
+        column: `base`, `cascade`, `speech_only`, `frozen_llm`, `joint`, or a name of one's own.
+        batch_size: conversations handed to the model at once; greedy replies do not depend on it.
+        bootstrap_samples: resamples behind each 95 % interval.
+        seed: of the resampling.
+    """
+
+    column: Name = "joint"
+    rows: dict[Name, RowConfig] = Field(default_factory=dict)
+    batch_size: int = Field(default=32, ge=1)
+    max_new_tokens: int = Field(default=128, ge=1)
+    bootstrap_samples: int = Field(default=1000, ge=1)
+    seed: int = Field(default=0, ge=0)

@@ -1,0 +1,147 @@
+"""A few items of each row, to read and to hear, picked by rule and not by taste."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from voicetextblender.audio.waveform import read_waveform
+from voicetextblender.evaluate.config import Metric
+from voicetextblender.evaluate.predictions import Prediction
+from voicetextblender.evaluate.score import ERROR_RATES, METRIC_NAMES, score_item
+from voicetextblender.evaluate.table import Table
+from voicetextblender.units import SAMPLING_RATE
+
+MAX_CLIP_S = 20.0
+MAX_AUDIO_BYTES = 6_000_000
+"""Of all clips in one page, compressed."""
+PICKING_RULE = (
+    "For each row: the first item that the last column gets right and another column does worse on, "
+    "the first that the last column does not get right, and the first of all; nothing is picked by hand."
+)
+
+
+@dataclass(frozen=True)
+class ShownPart:
+    """A part of a shown turn: words, or a clip as a `data:` address (empty when it was left out)."""
+
+    text: str = ""
+    is_clip: bool = False
+    audio: str = ""
+    duration_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class ShownReply:
+    """What one column said; `quality` is `right`, `near` or `wrong`."""
+
+    column: str
+    text: str
+    score: str
+    quality: str
+
+
+@dataclass(frozen=True)
+class Example:
+    """One item with the replies of every column that was asked it."""
+
+    why: str
+    turns: tuple[tuple[str, tuple[ShownPart, ...]], ...]
+    reference: str
+    replies: tuple[ShownReply, ...]
+
+
+class ExampleMaker:
+    """Makes examples and counts the bytes of the clips that it embeds.
+
+    The same clip is embedded each time it is shown; beyond `MAX_AUDIO_BYTES` clips are shown by their words alone.
+    """
+
+    def __init__(self, table: Table) -> None:
+        self.table = table
+        self.num_audio_bytes = 0
+
+    def make(self, row: str) -> list[Example]:
+        """The examples of a row."""
+        by_column = {
+            column: {(item.id, item.turn): item for item in self.table.runs[column, row][0].predictions}
+            for column in self.table.columns
+            if (column, row) in self.table.runs
+        }
+        metric, focus = self.table.headline(row), list(by_column)[-1]
+        return [self._show(key, why, by_column, metric, focus) for key, why in _pick(by_column, metric, focus)]
+
+    def _show(
+        self, key: tuple[str, int], why: str, by_column: dict[str, dict[Any, Prediction]], metric: Metric, focus: str
+    ) -> Example:
+        item = by_column[focus][key]
+        turns = tuple((message["role"], self._show_content(message["content"])) for message in item.prompt)
+        replies = tuple(_show_reply(column, items[key], metric) for column, items in by_column.items() if key in items)
+        return Example(why, turns, item.reference, replies)
+
+    def _show_content(self, content: str | Sequence[dict[str, Any]]) -> tuple[ShownPart, ...]:
+        if isinstance(content, str):
+            return (ShownPart(content),)
+        return tuple(self._show_clip(part) if part["type"] == "audio" else ShownPart(part["text"]) for part in content)
+
+    def _show_clip(self, part: dict[str, Any]) -> ShownPart:
+        waveform = read_waveform(part["path"], start_s=part.get("start", 0.0), duration_s=part.get("duration"))
+        duration_s = len(waveform) / SAMPLING_RATE
+        words = part.get("transcript") or ""
+        if duration_s > MAX_CLIP_S or self.num_audio_bytes > MAX_AUDIO_BYTES:
+            return ShownPart(words, is_clip=True, duration_s=duration_s)
+        encoded = encode_clip(waveform)
+        self.num_audio_bytes += len(encoded)
+        return ShownPart(words, is_clip=True, audio=encoded, duration_s=duration_s)
+
+
+def encode_clip(waveform: np.ndarray) -> str:
+    """A waveform [samples] as an MP3 in a `data:` address: every browser plays it."""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.clip(waveform, -1.0, 1.0), SAMPLING_RATE, format="MP3")
+    return "data:audio/mpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _pick(
+    by_column: dict[str, dict[tuple[str, int], Prediction]], metric: Metric, focus: str
+) -> list[tuple[tuple[str, int], str]]:
+    """Keys of the picked items with the reason of each, by `PICKING_RULE`."""
+    quality = {
+        column: {key: _judge(item, metric)[1] for key, item in items.items()} for column, items in by_column.items()
+    }
+    own = quality[focus]
+    others = {column: quality[column] for column in by_column if column != focus}
+    picked: dict[tuple[str, int], str] = {}
+    better = (
+        key for key in own if own[key] == "right" and any(q.get(key, "right") != "right" for q in others.values())
+    )
+    for reason, keys in (
+        ("right where another column is not", better),
+        ("not right", (key for key in own if own[key] != "right")),
+        ("the first item", iter(own)),
+    ):
+        key = next((key for key in keys if key not in picked), None)
+        if key is not None:
+            picked[key] = reason
+    return list(picked.items())
+
+
+def _judge(item: Prediction, metric: Metric) -> tuple[float, str]:
+    """Score of one item and what it amounts to."""
+    score = score_item(metric, item.reference, item.hypothesis)
+    good = 100 - score if metric in ERROR_RATES else score
+    if good >= 99.95:
+        return score, "right"
+    return score, "near" if metric != "exact_match" and good >= 60 else "wrong"
+
+
+def _show_reply(column: str, item: Prediction, metric: Metric) -> ShownReply:
+    score, quality = _judge(item, metric)
+    figure = "" if metric == "exact_match" else f"{METRIC_NAMES[metric]} {score:.0f}"
+    return ShownReply(column, item.hypothesis, figure, quality)

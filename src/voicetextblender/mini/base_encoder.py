@@ -1,0 +1,229 @@
+"""The base speech encoder of the embedded world: a FastConformer pretrained with CTC on the transcripts of its clips."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from pydantic import Field
+from rich.console import Console
+from tokenizers import Tokenizer
+from tokenizers.decoders import Metaspace as MetaspaceDecoder
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import Metaspace, Punctuation
+from tokenizers.pre_tokenizers import Sequence as PreTokenizers
+from tokenizers.trainers import BpeTrainer
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import ParakeetCTCConfig, ParakeetEncoderConfig, ParakeetForCTC, ParakeetTokenizer
+
+from voicetextblender.audio.augment import SpecAugmentConfig, spec_augment
+from voicetextblender.audio.features import LogMel
+from voicetextblender.audio.lengths import num_audio_tokens
+from voicetextblender.audio.waveform import read_waveform
+from voicetextblender.config import StrictConfig
+from voicetextblender.errors import DataError, describe
+from voicetextblender.files import derive_seed
+from voicetextblender.mini.pretrain import PretrainConfig, fit
+
+BLANK, UNKNOWN = "<blank>", "<unk>"
+ALPHABET = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZäöüÄÖÜß0123456789.,:;?!'\"-"
+"""Characters that can be spelled even if no training transcript has them."""
+
+
+class BaseEncoderConfig(StrictConfig):
+    """Size and training of the base speech encoder; the defaults fit two CPU cores and a few minutes.
+
+    Args:
+        conv_channels: of the subsampling front end, which sees 8 times as many frames as the layers.
+        num_calibration_steps: batches whose mean statistics replace the running ones of batch normalisation at the end.
+    """
+
+    hidden_size: int = 192
+    num_layers: int = 5
+    num_heads: int = 4
+    conv_channels: int = 64
+    vocab_size: int = Field(default=384, gt=len(ALPHABET) + 2)
+    dropout: float = 0.05
+    clips_per_step: int = 32
+    num_calibration_steps: int = 40
+    spec_augment: SpecAugmentConfig = SpecAugmentConfig(
+        num_frequency_masks=2, max_frequency_width=12, num_time_masks=2, max_time_fraction=0.04
+    )
+    pretrain: PretrainConfig = PretrainConfig(steps=1000, learning_rate=2e-3, warmup_steps=100, weight_decay=0.01)
+
+
+@dataclass(frozen=True)
+class TranscribedClip:
+    """One training clip: an audio file at 16 kHz, its length, and what is said, cased and punctuated."""
+
+    path: Path
+    num_samples: int
+    text: str
+
+
+@dataclass(frozen=True)
+class BaseEncoderResult:
+    """What became of a pretraining: the loss of every step, and clips too short for their transcript (left out)."""
+
+    losses: list[float]
+    num_dropped: int
+
+
+def pretrain_base_encoder(
+    clips: Sequence[TranscribedClip], out: Path, config: BaseEncoderConfig | None = None, console: Console | None = None
+) -> BaseEncoderResult:
+    """Train tokenizer and encoder on `clips` and save both to the folder `out`.
+
+    An interrupted call continues when it is made again. The file `training.pt` in `out` is there until it is done.
+
+    Raises:
+        DataError: no clip is long enough for its transcript.
+        CheckpointError: `out` holds an unfinished training of another configuration.
+    """
+    config = config or BaseEncoderConfig()
+    tokenizer = train_ctc_tokenizer([clip.text for clip in clips], config.vocab_size)
+    data = ClipBatches(clips, tokenizer, config)
+    torch.manual_seed(derive_seed("base encoder", config.pretrain.seed))
+    model = build_base_encoder(config, tokenizer)
+
+    def step_loss(step: int) -> Tensor:
+        features, inside, labels = data.batch(step, augment=True)
+        loss: Tensor = model(input_features=features, attention_mask=inside, labels=labels).loss
+        return loss
+
+    checkpoint = out / "training.pt"
+    losses = fit(model, step_loss, config.pretrain, checkpoint=checkpoint, label="speech encoder", console=console)
+    calibrate_batch_norm(model, data, config.num_calibration_steps)
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    checkpoint.unlink()
+    return BaseEncoderResult(losses, data.num_dropped)
+
+
+def build_base_encoder(config: BaseEncoderConfig, tokenizer: ParakeetTokenizer) -> ParakeetForCTC:
+    """A FastConformer of random weights with a CTC head over the pieces of `tokenizer`."""
+    encoder = ParakeetEncoderConfig(
+        hidden_size=config.hidden_size,
+        num_hidden_layers=config.num_layers,
+        num_attention_heads=config.num_heads,
+        intermediate_size=4 * config.hidden_size,
+        subsampling_conv_channels=config.conv_channels,
+        num_mel_bins=80,
+        dropout=config.dropout,
+        activation_dropout=config.dropout,
+        attention_dropout=config.dropout,
+        layerdrop=0.0,
+    )
+    blank = tokenizer.pad_token_id
+    return ParakeetForCTC(ParakeetCTCConfig(encoder_config=encoder, vocab_size=len(tokenizer), pad_token_id=blank))
+
+
+def train_ctc_tokenizer(texts: Sequence[str], vocab_size: int) -> ParakeetTokenizer:
+    """A byte-pair tokenizer of at most `vocab_size` pieces, none across a word boundary or a punctuation mark."""
+    bpe = Tokenizer(BPE(unk_token=UNKNOWN))
+    bpe.pre_tokenizer = PreTokenizers([Metaspace(), Punctuation()])
+    bpe.decoder = MetaspaceDecoder()
+    trainer = BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[BLANK, UNKNOWN],
+        initial_alphabet=list(ALPHABET),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(texts, trainer)
+    return ParakeetTokenizer(tokenizer_object=bpe, pad_token=BLANK, unk_token=UNKNOWN)
+
+
+class ClipBatches:
+    """Batches of clips of like length; which clips make up a step follows from the step alone.
+
+    Clips with fewer encoder frames than CTC needs for their transcript are left out and counted.
+    """
+
+    def __init__(self, clips: Sequence[TranscribedClip], tokenizer: ParakeetTokenizer, config: BaseEncoderConfig) -> None:
+        labels = tokenizer([clip.text for clip in clips], add_special_tokens=False)["input_ids"]
+        kept = [index for index, clip in enumerate(clips) if fits_ctc(clip.num_samples, labels[index])]
+        if not kept:
+            found = f"none of the {len(clips)} clips is long enough for its transcript"
+            raise DataError(describe("speech encoder", found, "CTC needs a frame of 80 ms for each piece", "Speak slower"))
+        self.num_dropped = len(clips) - len(kept)
+        self.clips = [clips[index] for index in kept]
+        self.labels = [torch.tensor(labels[index]) for index in kept]
+        self.blank = tokenizer.pad_token_id
+        self.config = config
+        self.log_mel = LogMel()
+        self.features: dict[int, Tensor] = {}
+        self.epoch = lru_cache(maxsize=2)(self._epoch)
+
+    def batch(self, step: int, *, augment: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Features [clips, frames, mels], which frames are real [clips, frames], and labels padded with the blank."""
+        num_batches = max(1, len(self.clips) // self.config.clips_per_step)
+        epoch, position = divmod(step, num_batches)
+        members = self.epoch(epoch)[position]
+        features = [self._features(member) for member in members]
+        num_frames = torch.tensor([len(frames) for frames in features])
+        padded = pad_sequence(features, batch_first=True).float()
+        if augment:
+            keys = [derive_seed("spec augment", self.config.pretrain.seed, epoch, member) for member in members]
+            padded = spec_augment(padded, num_frames, self.config.spec_augment, keys)
+        inside = torch.arange(padded.shape[1]) < num_frames[:, None]
+        labels = pad_sequence([self.labels[member] for member in members], batch_first=True, padding_value=self.blank)
+        return padded, inside, labels
+
+    def _epoch(self, epoch: int) -> list[list[int]]:
+        """The batches of one pass over the clips: sorted by length with some jitter, cut, and shuffled."""
+        order = random.Random(derive_seed("epoch", self.config.pretrain.seed, epoch))
+        size = self.config.clips_per_step
+        members = sorted(
+            range(len(self.clips)), key=lambda member: self.clips[member].num_samples * order.uniform(0.95, 1.05)
+        )
+        if len(members) <= size:
+            return [members]
+        spare = order.sample(range(len(members)), len(members) % size)
+        members = [member for index, member in enumerate(members) if index not in set(spare)]
+        batches = [members[start : start + size] for start in range(0, len(members), size)]
+        order.shuffle(batches)
+        return batches
+
+    def _features(self, member: int) -> Tensor:
+        """Features of one clip [frames, mels]; kept in half precision, since reading and transforming costs 4 ms."""
+        if member not in self.features:
+            waveform = torch.from_numpy(read_waveform(self.clips[member].path))
+            features, _ = self.log_mel(waveform[None], torch.tensor([len(waveform)]))
+            self.features[member] = features[0].half()
+        return self.features[member]
+
+
+def fits_ctc(num_samples: int, labels: Sequence[int]) -> bool:
+    """Whether a clip has a frame for every label and a blank between equal neighbours."""
+    num_repeats = sum(left == right for left, right in itertools.pairwise(labels))
+    return num_audio_tokens(num_samples) >= len(labels) + num_repeats
+
+
+@torch.no_grad()
+def calibrate_batch_norm(model: torch.nn.Module, data: ClipBatches, num_steps: int) -> None:
+    """Replace the running statistics of batch normalisation by their means over batches under the final weights.
+
+    Running statistics lag behind the weights and weigh the last batches most; whoever fine-tunes the encoder with frozen
+    statistics inherits both. The model is left in evaluation mode.
+
+    Source: Wu and Johnson, Rethinking "Batch" in BatchNorm, arXiv 2105.07576.
+    """
+    model.eval()
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm1d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain mean over the batches
+        norm.train()
+    for step in range(num_steps):
+        features, inside, _ = data.batch(step, augment=False)
+        model(input_features=features, attention_mask=inside)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    model.eval()

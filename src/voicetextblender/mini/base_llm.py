@@ -1,0 +1,190 @@
+"""The base LLM of the embedded world: a small Llama with a chat template, pretrained on the world's text alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import torch
+from pydantic import Field
+from rich.console import Console
+from tokenizers import Tokenizer
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.trainers import BpeTrainer
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from voicetextblender.chat.conversation import Conversation
+from voicetextblender.chat.render import Rendered, Renderer
+from voicetextblender.config import StrictConfig
+from voicetextblender.files import derive_seed
+from voicetextblender.mini.pretrain import PretrainConfig, fit
+from voicetextblender.mini.rows import text_row
+from voicetextblender.mini.spoken import with_system
+from voicetextblender.mini.tasks import Scope
+from voicetextblender.mini.text_tasks import draw_mixture
+
+PAD, BOS, END, AUDIO = "<|pad|>", "<|bos|>", "<|end|>", "<|audio|>"
+SPECIAL_TOKENS = (
+    PAD,
+    BOS,
+    "<|system|>",
+    "<|user|>",
+    "<|assistant|>",
+    END,
+    AUDIO,
+    *(f"<|reserved_{index}|>" for index in range(9)),
+)
+"""Their ids are their places here. The reserved ones are for whoever needs a token without resizing the embeddings."""
+
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}{{ '<|' + message['role'] + '|>' }}"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for part in message['content'] %}{% if part['type'] == 'audio' %}{{ '<|audio|>' }}"
+    "{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}{{ '<|end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+
+PRETRAINING = Scope("train", "all")
+"""Every wording and every entity, but no statement, list or question of the evaluation."""
+
+SYSTEM_PROMPTS = ("Answer briefly.", "You are a helpful assistant.", "Antworte kurz.", "Du bist ein guter Assistent.")
+SYSTEM_SHARE = 0.04
+"""Share of pretraining chats that begin with a system turn."""
+
+
+class BaseLLMConfig(StrictConfig):
+    """Size and training of the base LLM; the defaults fit two CPU cores and two minutes.
+
+    Args:
+        num_heads: of size 64 each, the smallest that serving engines take.
+        num_tokenizer_chats: chats whose text the tokenizer is trained on.
+        num_groups: the chats of a step are sorted by length and run in so many batches, to pad little.
+    """
+
+    hidden_size: int = 256
+    num_layers: int = 4
+    num_heads: int = 4
+    intermediate_size: int = 768
+    vocab_size: int = Field(default=1024, ge=256 + len(SPECIAL_TOKENS))
+    max_positions: int = 2048
+    initializer_range: float = 0.04
+    num_tokenizer_chats: int = 6000
+    chats_per_step: int = 64
+    num_groups: int = Field(default=4, ge=1)
+    pretrain: PretrainConfig = PretrainConfig(steps=360, learning_rate=3e-3, warmup_steps=30, checkpoint_every=60)
+
+
+def pretrain_base_llm(out: Path, config: BaseLLMConfig | None = None, console: Console | None = None) -> list[float]:
+    """Train tokenizer and LLM on the text of the world, save both to the folder `out`, return the loss of every step.
+
+    An interrupted call continues when it is made again. The file `training.pt` in `out` is there until it is done.
+
+    Raises:
+        CheckpointError: `out` holds an unfinished training of another configuration.
+    """
+    config = config or BaseLLMConfig()
+    seed = config.pretrain.seed
+    tokenizer = train_tokenizer(config)
+    renderer = Renderer(tokenizer, AUDIO)
+    torch.manual_seed(derive_seed("base llm", seed))
+    model = build_base_llm(config)
+
+    def step_loss(step: int) -> Tensor:
+        chats = [pretraining_chat(seed, step * config.chats_per_step + row) for row in range(config.chats_per_step)]
+        rendered = sorted((renderer.render(chat, ()) for chat in chats), key=lambda one: len(one.token_ids))
+        groups = np.array_split(np.arange(len(rendered)), config.num_groups)
+        num_supervised = sum(int(one.supervision_mask.sum()) for one in rendered)
+        losses = [sum_loss(model, [rendered[index] for index in group]) for group in groups if len(group)]
+        return torch.stack(losses).sum() / num_supervised
+
+    checkpoint = out / "training.pt"
+    losses = fit(model, step_loss, config.pretrain, checkpoint=checkpoint, label="language model", console=console)
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    checkpoint.unlink()
+    return losses
+
+
+def is_finished(out: Path) -> bool:
+    """Whether `out` holds a base LLM whose training is done."""
+    return (out / "tokenizer_config.json").exists() and not (out / "training.pt").exists()
+
+
+def build_base_llm(config: BaseLLMConfig) -> LlamaForCausalLM:
+    """A Llama of random weights."""
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=config.vocab_size,
+            hidden_size=config.hidden_size,
+            intermediate_size=config.intermediate_size,
+            num_hidden_layers=config.num_layers,
+            num_attention_heads=config.num_heads,
+            num_key_value_heads=config.num_heads,
+            head_dim=64,
+            max_position_embeddings=config.max_positions,
+            initializer_range=config.initializer_range,
+            tie_word_embeddings=True,
+            pad_token_id=SPECIAL_TOKENS.index(PAD),
+            bos_token_id=SPECIAL_TOKENS.index(BOS),
+            eos_token_id=SPECIAL_TOKENS.index(END),
+        )
+    )
+
+
+def train_tokenizer(config: BaseLLMConfig) -> PreTrainedTokenizerFast:
+    """A byte-level byte-pair tokenizer of exactly `vocab_size` tokens, with the chat template."""
+    tokenizer = Tokenizer(BPE())
+    tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = ByteLevelDecoder()
+    trainer = BpeTrainer(
+        vocab_size=config.vocab_size,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=sorted(ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(pretraining_texts(config), trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        bos_token=BOS,
+        eos_token=END,
+        chat_template=CHAT_TEMPLATE,
+        model_max_length=config.max_positions,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def pretraining_chat(seed: int, index: int) -> Conversation:
+    """One chat in writing, of any task, in any wording; some begin with a system turn."""
+    random = Random(derive_seed("pretraining text", seed, index))
+    chat = text_row(str(index), draw_mixture(random, PRETRAINING))
+    return with_system(chat, random.choice(SYSTEM_PROMPTS)) if random.random() < SYSTEM_SHARE else chat
+
+
+def pretraining_texts(config: BaseLLMConfig) -> Iterator[str]:
+    """What the tokenizer is trained on."""
+    for index in range(config.num_tokenizer_chats):
+        for turn in pretraining_chat(config.pretrain.seed, index).turns:
+            yield turn.text
+
+
+def sum_loss(model: LlamaForCausalLM, rendered: list[Rendered]) -> Tensor:
+    """Cross-entropy summed over the supervised tokens. The head is computed nowhere else.
+
+    Rows are padded on the right, where a causal model needs no mask.
+    """
+    width = max(len(one.token_ids) for one in rendered)
+    token_ids = torch.zeros(len(rendered), width, dtype=torch.long)
+    supervised = torch.zeros(len(rendered), width, dtype=torch.bool)
+    for row, one in enumerate(rendered):
+        token_ids[row, : len(one.token_ids)] = torch.from_numpy(one.token_ids)
+        supervised[row, : len(one.token_ids)] = torch.from_numpy(one.supervision_mask)
+    hidden = model.model(input_ids=token_ids[:, :-1], use_cache=False).last_hidden_state
+    chosen = supervised[:, 1:]
+    return cross_entropy(model.lm_head(hidden[chosen]), token_ids[:, 1:][chosen], reduction="sum")

@@ -1,0 +1,171 @@
+"""The words of the embedded world, English beside German, and which of them training speech never holds.
+
+German noun phrases are always plural, accusative and without an article, so that an adjective ends in -e.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+Language = Literal["en", "de"]
+LANGUAGES: tuple[Language, Language] = ("en", "de")
+
+
+class Word(NamedTuple):
+    """One word in both languages."""
+
+    en: str
+    de: str
+
+
+class Noun(NamedTuple):
+    """A countable thing in the plural, and what kind of thing it is."""
+
+    en: str
+    de: str
+    category: Word
+
+
+class Verb(NamedTuple):
+    """A verb in the third person singular (`en`, `de`) and in its English base form."""
+
+    en: str
+    de: str
+    base: str
+
+
+class Adjective(NamedTuple):
+    """An adjective alone (`en`, `de`) and before a German noun (`de_attributive`)."""
+
+    en: str
+    de: str
+    de_attributive: str
+
+
+def words(pairs: str) -> tuple[Word, ...]:
+    """Read `apple=Apfel pear=Birne` as words; a word without `=` is the same in both languages."""
+    return tuple(Word(*(pair.split("=") * 2)[:2]) for pair in pairs.split())
+
+
+NAMES = words(
+    "Anna Peter Maria Thomas Julia David Laura Martin Sophie Simon Emma Daniel Clara Robert Eva Felix "
+    "Nora Oscar Helen Victor Ida Leo Paula Frank"
+)
+HELD_OUT_NAMES = words("Sandra Gregor Olivia Konrad")
+CITIES = words(
+    "Berlin London Paris Rome=Rom Vienna=Wien Munich=München Hamburg Cologne=Köln Zurich=Zürich Prague=Prag "
+    "Madrid Lisbon=Lissabon Warsaw=Warschau Dublin Athens=Athen Oslo"
+)
+HELD_OUT_CITIES = words("Dresden Geneva=Genf Brussels=Brüssel")
+
+FRUIT, ANIMALS, CLOTHES, FURNITURE, TOOLS, VEHICLES = words(
+    "fruit=Obst animals=Tiere clothes=Kleidung furniture=Möbel tools=Werkzeuge vehicles=Fahrzeuge"
+)
+CATEGORIES = (FRUIT, ANIMALS, CLOTHES, FURNITURE, TOOLS, VEHICLES)
+
+
+def nouns(category: Word, pairs: str) -> tuple[Noun, ...]:
+    """Read nouns of one category."""
+    return tuple(Noun(word.en, word.de, category) for word in words(pairs))
+
+
+NOUNS = (
+    *nouns(FRUIT, "apples=Äpfel pears=Birnen plums=Pflaumen lemons=Zitronen cherries=Kirschen grapes=Trauben"),
+    *nouns(ANIMALS, "dogs=Hunde cats=Katzen horses=Pferde birds=Vögel cows=Kühe rabbits=Hasen"),
+    *nouns(CLOTHES, "shirts=Hemden shoes=Schuhe hats=Hüte coats=Mäntel gloves=Handschuhe"),
+    *nouns(FURNITURE, "tables=Tische chairs=Stühle beds=Betten lamps=Lampen shelves=Regale"),
+    *nouns(TOOLS, "hammers=Hämmer knives=Messer brushes=Pinsel ladders=Leitern nails=Nägel"),
+    *nouns(VEHICLES, "cars=Autos boats=Boote bicycles=Fahrräder trains=Züge buses=Busse"),
+)
+HELD_OUT_NOUNS = (
+    *nouns(FRUIT, "bananas=Bananen"),
+    *nouns(ANIMALS, "tigers=Tiger"),
+    *nouns(CLOTHES, "jackets=Jacken"),
+    *nouns(VEHICLES, "planes=Flugzeuge"),
+)
+
+ACTIONS = (
+    Verb("buys", "kauft", "buy"),
+    Verb("sells", "verkauft", "sell"),
+    Verb("sees", "sieht", "see"),
+    Verb("finds", "findet", "find"),
+    Verb("draws", "zeichnet", "draw"),
+    Verb("counts", "zählt", "count"),
+    Verb("needs", "braucht", "need"),
+    Verb("brings", "bringt", "bring"),
+    Verb("paints", "malt", "paint"),
+    Verb("loses", "verliert", "lose"),
+    Verb("looks for", "sucht", "look for"),
+    Verb("cleans", "putzt", "clean"),
+)
+LIVES = Verb("lives in", "wohnt in", "live")
+WORKS = Verb("works in", "arbeitet in", "work")
+TRAVELS = Verb("travels to", "fährt nach", "travel")
+
+COLOURS = (
+    Adjective("red", "rot", "rote"),
+    Adjective("blue", "blau", "blaue"),
+    Adjective("green", "grün", "grüne"),
+    Adjective("yellow", "gelb", "gelbe"),
+    Adjective("black", "schwarz", "schwarze"),
+    Adjective("white", "weiß", "weiße"),
+    Adjective("brown", "braun", "braune"),
+    Adjective("grey", "grau", "graue"),
+)
+QUALITIES = (
+    Adjective("big", "groß", "große"),
+    Adjective("small", "klein", "kleine"),
+    Adjective("old", "alt", "alte"),
+    Adjective("new", "neu", "neue"),
+    Adjective("beautiful", "schön", "schöne"),
+    Adjective("heavy", "schwer", "schwere"),
+)
+OPPOSITES = tuple(
+    (Word(*pair[0].split("=")), Word(*pair[1].split("=")))
+    for pair in (
+        ("big=groß", "small=klein"),
+        ("old=alt", "new=neu"),
+        ("heavy=schwer", "light=leicht"),
+        ("hot=heiß", "cold=kalt"),
+        ("fast=schnell", "slow=langsam"),
+        ("long=lang", "short=kurz"),
+        ("high=hoch", "low=niedrig"),
+        ("full=voll", "empty=leer"),
+        ("open=offen", "closed=geschlossen"),
+        ("good=gut", "bad=schlecht"),
+        ("loud=laut", "quiet=leise"),
+        ("black=schwarz", "white=weiß"),
+    )
+)
+
+NUMBERS = words(
+    "zero=null one=eins two=zwei three=drei four=vier five=fünf six=sechs seven=sieben eight=acht nine=neun ten=zehn "
+    "eleven=elf twelve=zwölf thirteen=dreizehn fourteen=vierzehn fifteen=fünfzehn sixteen=sechzehn "
+    "seventeen=siebzehn eighteen=achtzehn nineteen=neunzehn twenty=zwanzig"
+)
+DAYS = words(
+    "Monday=Montag Tuesday=Dienstag Wednesday=Mittwoch Thursday=Donnerstag Friday=Freitag Saturday=Samstag "
+    "Sunday=Sonntag"
+)
+MONTHS = words(
+    "January=Januar February=Februar March=März April May=Mai June=Juni July=Juli August September "
+    "October=Oktober November December=Dezember"
+)
+
+HELD_OUT_ENTITIES = (*HELD_OUT_NAMES, *HELD_OUT_CITIES, *HELD_OUT_NOUNS)
+"""Known from text to the LLM alone; no speech that any model trains on says them."""
+
+
+def other(language: Language) -> Language:
+    """The other one of the two languages."""
+    return "de" if language == "en" else "en"
+
+
+def say(word: Word | Noun | Verb | Adjective, language: Language) -> str:
+    """A word in one language, as it stands alone."""
+    return word.en if language == "en" else word.de
+
+
+def capitalise(text: str) -> str:
+    """The same text with its first letter in upper case."""
+    return text[:1].upper() + text[1:]

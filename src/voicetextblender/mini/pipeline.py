@@ -1,0 +1,170 @@
+"""The embedded world from nothing to a report: data, base models, joint training, baselines. What is done is kept."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from voicetextblender.evaluate.predictions import ColumnResult
+from voicetextblender.evaluate.report import WrittenReport, print_table, write_report
+from voicetextblender.evaluate.runs import RunLog
+from voicetextblender.evaluate.suite import evaluate_column
+from voicetextblender.files import fingerprint, write_atomically
+from voicetextblender.mini.base_encoder import TranscribedClip, pretrain_base_encoder
+from voicetextblender.mini.base_llm import pretrain_base_llm
+from voicetextblender.mini.rows import MiniWorldConfig
+from voicetextblender.mini.world import build_world, write_manifests
+from voicetextblender.model.reply import CascadeReplier, Replier, SpeechReplier, TextReplier
+from voicetextblender.model.transcribe import CtcTranscriber
+from voicetextblender.model.weights import load_composite
+from voicetextblender.prepare.synthesis import synthesize_utterances
+from voicetextblender.progress import show_progress
+from voicetextblender.train.loop import train
+from voicetextblender.train.recipe import Recipe, load_recipe
+
+HOME = "runs/mini"
+"""Where the shipped recipes expect the world; another folder replaces it throughout."""
+CLAIM_RECIPES = ("mini", "mini-speech-only", "mini-frozen-llm")
+NUM_WORKERS = 2
+"""Processes that synthesise speech."""
+
+
+def prepare_mini(out: Path, console: Console | None = None) -> None:
+    """Make the data, the base LLM and the base speech encoder of the embedded world under `out`."""
+    console = console or Console()
+    config = MiniWorldConfig()
+    with stage("data: the embedded world, spoken by espeak-ng", console):
+        clips = prepare_data(out / "data", config)
+    if not (out / "base/llm/config.json").is_file():
+        with stage("base LLM: a small text model learns the world in writing", console):
+            pretrain_base_llm(out / "base/llm", console=console)
+    if not (out / "base/encoder/config.json").is_file():
+        with stage("base speech encoder: a small FastConformer learns to transcribe", console):
+            pretrain_base_encoder(clips, out / "base/encoder", console=console)
+
+
+def prepare_data(data_dir: Path, config: MiniWorldConfig) -> list[TranscribedClip]:
+    """Speak every clip, write every manifest, and return the training clips with their transcripts."""
+    world = build_world(config)
+    with show_progress("Speaking") as report:
+        num_samples = synthesize_utterances(world.utterances, data_dir, NUM_WORKERS, report)
+    write_manifests(world, data_dir, num_samples)
+    return [
+        TranscribedClip(data_dir / utterance.path, num_samples[utterance.path], utterance.text)
+        for utterance in world.train_utterances
+    ]
+
+
+def run_demo(out: Path, console: Console | None = None) -> WrittenReport:
+    """The whole method in minutes: base models, one joint training, and a report beside base LLM and cascade."""
+    console = console or Console()
+    prepare_mini(out, console)
+    recipe = mini_recipe("mini", out)
+    with stage("joint training: speech and text together", console):
+        train(recipe, out / "joint", console)
+    with stage("evaluation", console):
+        results = evaluate_bases(recipe, out)
+        results.append(evaluate_run(recipe, out / "joint", out / "report"))
+    return report(out, results, [RunLog("joint", recipe.name, out / "joint")], console)
+
+
+def run_claims(out: Path, seeds: int, console: Console | None = None) -> WrittenReport:
+    """The demo and its baselines: joint, speech-only and frozen-LLM training, `seeds` of each, in one report."""
+    console = console or Console()
+    prepare_mini(out, console)
+    results = evaluate_bases(mini_recipe("mini", out), out)
+    logs = []
+    for seed in range(seeds):
+        for name in CLAIM_RECIPES:
+            recipe = mini_recipe(name, out, seed)
+            assert recipe.evaluate is not None
+            column = recipe.evaluate.column
+            run_dir = out / "joint" if (name, seed) == ("mini", 0) else out / "claims" / f"{column}-seed{seed}"
+            with stage(f"{column}, seed {seed}", console):
+                train(recipe, run_dir, console)
+                results.append(evaluate_run(recipe, run_dir, out / f"report-seeds/{seed}"))
+            logs.append(RunLog(column, f"{recipe.name}, seed {seed}", run_dir))
+    return report(out, results, logs, console, "claims")
+
+
+def report(
+    out: Path, results: Sequence[ColumnResult], logs: Sequence[RunLog], console: Console, folder: str = "report"
+) -> WrittenReport:
+    """Write the report, show its table and say where it lies."""
+    bases = [RunLog(name, f"base {name}", out / "base" / name) for name in ("llm", "encoder")]
+    written = write_report(results, [*bases, *logs], out / folder)
+    print_table(written.table, console)
+    console.print(f"\nreport: {written.html}\nchat:   vtb chat {out / 'joint'}", soft_wrap=True, highlight=False)
+    return written
+
+
+def mini_recipe(name: str, out: Path, seed: int = 0) -> Recipe:
+    """A shipped recipe of the embedded world, over the world in `out`."""
+    recipe = load_recipe(name)
+    values = _relocate(recipe.model_dump(mode="json"), str(out))
+    return Recipe.model_validate(values | {"seed": seed})
+
+
+def evaluate_bases(recipe: Recipe, out: Path) -> list[ColumnResult]:
+    """The columns that no training fills: the base LLM on text, and the cascade of both bases."""
+    text_replier = TextReplier(recipe.model.llm, recipe.model.audio_token)
+    cascade = CascadeReplier(CtcTranscriber(recipe.model.speech_encoder).transcribe, text_replier)
+    llm, encoder = (_weights_key(Path(path)) for path in (recipe.model.llm, recipe.model.speech_encoder))
+    return [
+        evaluate(recipe, "base", text_replier, out / "report", llm),
+        evaluate(recipe, "cascade", cascade, out / "report", llm + encoder),
+    ]
+
+
+def evaluate_run(recipe: Recipe, run_dir: Path, out: Path) -> ColumnResult:
+    """The column of one finished run."""
+    assert recipe.evaluate is not None
+    model_dir = run_dir / "model"
+    replier = SpeechReplier(load_composite(model_dir))
+    return evaluate(recipe, recipe.evaluate.column, replier, out, _weights_key(model_dir))
+
+
+def evaluate(recipe: Recipe, column: str, replier: Replier, out: Path, key: str) -> ColumnResult:
+    """One column, with a progress bar per row."""
+    assert recipe.evaluate is not None
+    with show_progress(f"Evaluating {column}") as report_progress:
+        num_rows = len(recipe.evaluate.rows)
+        done: dict[str, float] = {}
+
+        def progress(row: str, replies: int, total: int) -> None:
+            done[row] = replies / total
+            report_progress(int(100 * sum(done.values())), 100 * num_rows)
+
+        return evaluate_column(column, replier, recipe.evaluate, None, out, progress, model_fingerprint=key)
+
+
+@contextmanager
+def stage(title: str, console: Console) -> Iterator[None]:
+    """Announce a stage, and say how long it took."""
+    console.rule(f"[bold]{title}", align="left")
+    start = time.monotonic()
+    yield
+    console.print(f"[dim]{time.monotonic() - start:.0f} s", highlight=False)
+
+
+def _relocate(value: Any, out: str) -> Any:
+    """The same values with every path below `HOME` moved below `out`."""
+    if isinstance(value, dict):
+        return {key: _relocate(child, out) for key, child in value.items()}
+    if isinstance(value, list):
+        return [_relocate(child, out) for child in value]
+    if isinstance(value, str) and (value == HOME or value.startswith(f"{HOME}/")):
+        return out + value.removeprefix(HOME)
+    return value
+
+
+def _weights_key(folder: Path) -> str:
+    """Changes with any file of a model folder."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return json.dumps({str(path.relative_to(folder)): fingerprint(path) for path in files})

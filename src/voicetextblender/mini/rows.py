@@ -1,0 +1,116 @@
+"""Rows of the embedded world: what is asked about a clip, a turn spoken as a whole or in part, a chat in text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from random import Random
+
+from pydantic import Field
+
+from voicetextblender.chat.conversation import AudioPart, Conversation, Part, TextPart
+from voicetextblender.config import StrictConfig
+from voicetextblender.files import derive_seed
+from voicetextblender.mini.grammar import SPOKEN, Fact, say_facts
+from voicetextblender.mini.lexicon import Language
+from voicetextblender.mini.spoken import Studio, as_conversation, is_one_language, mixed, spoken, with_clip, written
+from voicetextblender.mini.tasks import (
+    MAKERS,
+    Exchange,
+    Scope,
+    answer_story,
+    draw,
+    draw_story,
+    transcribe_story,
+    translate_story,
+)
+from voicetextblender.mini.text_tasks import Dialogue
+
+WHOLE_TASKS = ("answer", "arithmetic", "repeat", "word", "opposite", "next", "previous", "translate")
+"""Asked by voice alone, instruction and all. Training never hears `sort` and `category` so."""
+MIXED_TASKS = ("answer", "arithmetic", "repeat", "word", "opposite", "next", "sort", "category", "translate")
+"""Asked partly by voice. In training `previous` is never asked so."""
+UNSEEN_WHOLE = ("sort", "category")
+UNSEEN_MIXED = ("previous",)
+
+TRAIN_SPEECH = Scope("train", "common", SPOKEN)
+EVAL_SPEECH = Scope("eval", "common", SPOKEN)
+
+StoryMaker = Callable[[Random, Scope, Language, tuple[Fact, ...]], Exchange]
+STORY_KINDS: dict[str, StoryMaker] = {
+    "transcription": transcribe_story,
+    "translation": translate_story,
+    "answering": answer_story,
+}
+
+
+class MiniWorldConfig(StrictConfig):
+    """How much of each kind there is. One clip of statements serves transcription, translation and answering."""
+
+    seed: int = 0
+    num_story_clips: int = Field(default=6000, ge=1)
+    num_instruction_rows: int = Field(default=2000, ge=1)
+    num_mixed_rows: int = Field(default=1500, ge=1)
+    num_text_rows: int = Field(default=8000, ge=1)
+    num_eval_items: int = Field(default=200, ge=2)
+    num_multi_turn_items: int = Field(default=100, ge=1)
+
+
+@dataclass(frozen=True)
+class Story:
+    """Some statements in one language and the clip that says them."""
+
+    facts: tuple[Fact, ...]
+    language: Language
+    clip: AudioPart
+
+
+def keyed(config: MiniWorldConfig, *key: int | str) -> Random:
+    """Randomness of one item."""
+    return Random(derive_seed("mini", config.seed, *key))
+
+
+def tell(random: Random, scope: Scope, language: Language, studio: Studio) -> Story:
+    """A story with its clip."""
+    facts = draw_story(random, scope)
+    return Story(facts, language, studio.record(say_facts(facts, language), language))
+
+
+def story_row(id: str, random: Random, scope: Scope, kind: str, story: Story) -> Conversation:
+    """What is asked about the clip of a story, in writing."""
+    exchange = STORY_KINDS[kind](random, scope, story.language, story.facts)
+    turns = [(with_clip(exchange, story.clip), exchange.answer)]
+    return as_conversation(id, turns, kind, story.language, exchange.task)
+
+
+def turn_row(
+    id: str, random: Random, kind: str, studio: Studio, scope: Scope = TRAIN_SPEECH, task: str | None = None
+) -> Conversation:
+    """A turn spoken as a whole (`instruction`) or in part (`mixed`)."""
+    exchange = draw_speakable(
+        random, scope, task or random.choice(WHOLE_TASKS if kind == "instruction" else MIXED_TASKS)
+    )
+    if kind == "instruction":
+        parts = spoken(exchange, studio)
+    else:
+        parts = mixed(exchange, random, studio, may_be_whole=exchange.task not in UNSEEN_WHOLE)
+    return as_conversation(id, [(parts, exchange.answer)], kind, exchange.language, exchange.task)
+
+
+def draw_speakable(random: Random, scope: Scope, task: str) -> Exchange:
+    """An exchange that one voice can say."""
+    while True:
+        exchange = draw(random, scope, MAKERS[task])
+        if is_one_language(exchange):
+            return exchange
+
+
+def text_row(id: str, chat: Dialogue) -> Conversation:
+    """A chat in writing."""
+    turns = [(written(exchange), exchange.answer) for exchange in chat.exchanges]
+    return as_conversation(id, turns, "text", chat.exchanges[0].language, chat.task)
+
+
+def turn_text(parts: Sequence[Part]) -> str:
+    """Written parts and transcripts, joined as they stand: what the turn would be in writing."""
+    return "".join(part.text if isinstance(part, TextPart) else part.transcript or "" for part in parts)

@@ -1,0 +1,272 @@
+"""Single-turn tasks with one right answer each. What can be asked in text can be asked by voice in the same words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from random import Random
+from typing import Literal, NamedTuple
+
+from voicetextblender.files import derive_seed
+from voicetextblender.mini.grammar import ALL, Entities, Fact, Question, draw_facts, questions_about, say_facts
+from voicetextblender.mini.lexicon import (
+    COLOURS,
+    DAYS,
+    LANGUAGES,
+    MONTHS,
+    NUMBERS,
+    OPPOSITES,
+    QUALITIES,
+    Language,
+    Noun,
+    Word,
+    capitalise,
+    other,
+    say,
+)
+from voicetextblender.mini.wordings import WORDINGS
+
+EVAL_SHARE = 8
+"""One in so many keys belongs to evaluation."""
+
+OPERATORS: dict[str, Word] = {"+": Word("plus", "plus"), "-": Word("minus", "minus"), "*": Word("times", "mal")}
+
+
+class Scope(NamedTuple):
+    """From where the parts of an item may come."""
+
+    split: Literal["train", "eval"]
+    wordings: Literal["common", "held_out", "all"] = "common"
+    entities: Entities = ALL
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """One user turn and its answer.
+
+    The user's text is `before + content + after`; `content` is what a clip can replace as a whole. `keys` name what was
+    asked, apart from the wording where there are many such things; all of them stand on one side of the split.
+    """
+
+    task: str
+    language: Language
+    before: str
+    content: str
+    after: str
+    answer: str
+    keys: tuple[str, ...] = ()
+    content_language: Language = "en"
+
+    @property
+    def text(self) -> str:
+        """The whole user turn as text."""
+        return self.before + self.content + self.after
+
+
+def is_held_out(key: str) -> bool:
+    """Whether what `key` names belongs to evaluation; a function of the key alone."""
+    return derive_seed("split", key) % EVAL_SHARE == 0
+
+
+def in_split(exchange: Exchange, split: str) -> bool:
+    """Whether the exchange may be used there: for evaluation every key is held out, for training none."""
+    keys = exchange.keys or (exchange.text,)
+    return all(is_held_out(key) == (split == "eval") for key in keys)
+
+
+Maker = Callable[[Random, Scope, Language], Exchange]
+
+
+def draw(random: Random, scope: Scope, maker: Maker, language: Language | None = None) -> Exchange:
+    """An exchange of one task whose keys are on the right side of the split."""
+    while True:
+        chosen: Language = language if language is not None else random.choice(LANGUAGES)
+        exchange = maker(random, scope, chosen)
+        if in_split(exchange, scope.split):
+            return exchange
+
+
+def worded(
+    random: Random, scope: Scope, task: str, language: Language, content: str, answer: str, question: str = ""
+) -> Exchange:
+    """Put `content` (and `question`) into a wording of the task."""
+    wordings = WORDINGS[task][language]
+    choices = {"common": wordings.common, "held_out": wordings.held_out, "all": (*wordings.common, *wordings.held_out)}
+    before, after = random.choice(choices[scope.wordings]).split("{x}")
+    before, after = before.replace("{q}", question), after.replace("{q}", question)
+    return Exchange(task.split(".")[0], language, before, content, after, answer, content_language=language)
+
+
+# ---- statements
+
+
+def draw_story(random: Random, scope: Scope, most: int = 3) -> tuple[Fact, ...]:
+    """One to `most` statements, each on the right side of the split, short stories more often."""
+    num_facts = min(random.choice((1, 1, 2, 2, 3)), most, len(scope.entities.cities))
+    while True:
+        facts = draw_facts(random, scope.entities, num_facts)
+        if all(is_held_out(fact.key) == (scope.split == "eval") for fact in facts):
+            return facts
+
+
+def transcribe_story(random: Random, scope: Scope, language: Language, facts: tuple[Fact, ...]) -> Exchange:
+    """The statements in `language`, given back as they are; asked for in either language."""
+    text = say_facts(facts, language)
+    exchange = worded(random, scope, "transcribe", random.choice(LANGUAGES), text, text)
+    return replace(exchange, keys=keys_of(facts), content_language=language)
+
+
+def translate_story(random: Random, scope: Scope, language: Language, facts: tuple[Fact, ...]) -> Exchange:
+    """The statements in `language`, to be said in the other one; asked for in either language."""
+    task = f"translate.to_{other(language)}"
+    text, answer = say_facts(facts, language), say_facts(facts, other(language))
+    exchange = worded(random, scope, task, random.choice(LANGUAGES), text, answer)
+    return replace(exchange, keys=keys_of(facts), content_language=language)
+
+
+def answer_story(random: Random, scope: Scope, language: Language, facts: tuple[Fact, ...]) -> Exchange:
+    """The statements and a question about one of them, all in `language`."""
+    question = draw_question(random, random.choice(facts), language)
+    text = say_facts(facts, language)
+    exchange = worded(random, scope, "answer", language, text, question.answer, question.text)
+    return replace(exchange, keys=keys_of(facts))
+
+
+def keys_of(facts: tuple[Fact, ...]) -> tuple[str, ...]:
+    """The split keys of statements."""
+    return tuple(fact.key for fact in facts)
+
+
+def draw_question(random: Random, fact: Fact, language: Language) -> Question:
+    """A question about one statement: the kind first, so that kinds with many wordings are not more frequent."""
+    questions = questions_about(fact, language)
+    kind = random.choice(sorted({question.kind for question in questions}))
+    return random.choice([question for question in questions if question.kind == kind])
+
+
+def _transcribe(random: Random, scope: Scope, language: Language) -> Exchange:
+    return transcribe_story(random, scope, language, draw_story(random, scope))
+
+
+def _translate(random: Random, scope: Scope, language: Language) -> Exchange:
+    return translate_story(random, scope, language, draw_story(random, scope))
+
+
+def _answer(random: Random, scope: Scope, language: Language) -> Exchange:
+    return answer_story(random, scope, language, draw_story(random, scope))
+
+
+# ---- words and numbers
+
+
+def draw_words(random: Random, scope: Scope) -> list[Word]:
+    """Three to five different words of one sort: numbers, things, people or colours."""
+    pool: list[Word] = random.choice(
+        (
+            list(NUMBERS[:13]),
+            [Word(noun.en, noun.de) for noun in scope.entities.nouns],
+            list(scope.entities.names),
+            [Word(colour.en, colour.de) for colour in COLOURS],
+        )
+    )
+    return random.sample(pool, min(random.randint(3, 5), len(pool)))
+
+
+def join(items: list[Word], language: Language) -> str:
+    """The words in one language, with commas."""
+    return ", ".join(say(item, language) for item in items)
+
+
+def list_key(items: list[Word]) -> tuple[str, ...]:
+    """The split key of a list of words."""
+    return ("list " + join(items, "en"),)
+
+
+def evaluate(left: int, operator: str, right: int) -> int:
+    """The result of one small sum, difference or product."""
+    return {"+": left + right, "-": left - right, "*": left * right}[operator]
+
+
+def draw_sum(random: Random) -> tuple[int, str, int]:
+    """Two numbers and an operator whose result lies between zero and twenty."""
+    while True:
+        operator = random.choice("+-*")
+        left, right = random.randint(0, 20 if operator == "-" else 10), random.randint(0, 10)
+        if 0 <= evaluate(left, operator, right) <= 20:
+            return left, operator, right
+
+
+def _arithmetic(random: Random, scope: Scope, language: Language) -> Exchange:
+    left, operator, right = draw_sum(random)
+    terms = (NUMBERS[left], OPERATORS[operator], NUMBERS[right])
+    answer = capitalise(say(NUMBERS[evaluate(left, operator, right)], language)) + "."
+    return worded(random, scope, "arithmetic", language, " ".join(say(term, language) for term in terms), answer)
+
+
+def _repeat(random: Random, scope: Scope, language: Language) -> Exchange:
+    items = draw_words(random, scope)
+    text = join(items, language)
+    return replace(worded(random, scope, "repeat", language, text, capitalise(text) + "."), keys=list_key(items))
+
+
+def _sort(random: Random, scope: Scope, language: Language) -> Exchange:
+    items = random.sample(NUMBERS[:13], random.randint(3, 4))
+    answer = capitalise(join(sorted(items, key=NUMBERS.index), language)) + "."
+    return replace(worded(random, scope, "sort", language, join(items, language), answer), keys=list_key(items))
+
+
+def _word(random: Random, scope: Scope, language: Language) -> Exchange:
+    group: tuple[Word | Noun, ...] = random.choice((NUMBERS, scope.entities.nouns, DAYS, MONTHS, COLOURS + QUALITIES))  # type: ignore[arg-type]
+    word, target = random.choice(group), random.choice(LANGUAGES)
+    answer = capitalise(say(word, target)) + "."
+    exchange = worded(random, scope, f"word.to_{target}", language, say(word, other(target)), answer)
+    return replace(exchange, content_language=other(target))
+
+
+def _opposite(random: Random, scope: Scope, language: Language) -> Exchange:
+    pair = random.choice(OPPOSITES)
+    word, answer = pair if random.random() < 0.5 else pair[::-1]
+    text = capitalise(say(answer, language)) + "."
+    return worded(random, scope, "opposite", language, say(word, language), text)
+
+
+def neighbour(series: tuple[Word, ...], index: int, offset: int) -> Word:
+    """The element `offset` places on, around the end."""
+    return series[(index + offset) % len(series)]
+
+
+def _next(random: Random, scope: Scope, language: Language) -> Exchange:
+    return _in_series(random, scope, language, "next", 1)
+
+
+def _previous(random: Random, scope: Scope, language: Language) -> Exchange:
+    return _in_series(random, scope, language, "previous", -1)
+
+
+def _in_series(random: Random, scope: Scope, language: Language, task: str, offset: int) -> Exchange:
+    series = random.choice((DAYS, MONTHS))
+    index = random.randrange(len(series))
+    answer = capitalise(say(neighbour(series, index, offset), language)) + "."
+    return worded(random, scope, task, language, say(series[index], language), answer)
+
+
+def _category(random: Random, scope: Scope, language: Language) -> Exchange:
+    noun = random.choice(scope.entities.nouns)
+    answer = capitalise(say(noun.category, language)) + "."
+    return worded(random, scope, "category", language, say(noun, language), answer)
+
+
+MAKERS: dict[str, Maker] = {
+    "transcribe": _transcribe,
+    "translate": _translate,
+    "answer": _answer,
+    "arithmetic": _arithmetic,
+    "repeat": _repeat,
+    "sort": _sort,
+    "word": _word,
+    "opposite": _opposite,
+    "next": _next,
+    "previous": _previous,
+    "category": _category,
+}
+"""The tasks that speech touches."""

@@ -1,0 +1,129 @@
+"""The data of the embedded world: training rows of every kind, held-out evaluation rows, and the clips they need.
+
+Everything follows from the seed. Evaluation shares no statement, list or question with training; its rows on unseen
+things also keep away a voice, a wording, an entity, or a way of asking.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from voicetextblender.chat.conversation import Conversation, Part, TextPart, conversation_to_row
+from voicetextblender.errors import DataError, describe
+from voicetextblender.files import write_atomically
+from voicetextblender.mini.eval_rows import eval_rows
+from voicetextblender.mini.lexicon import LANGUAGES
+from voicetextblender.mini.rows import (
+    STORY_KINDS,
+    TRAIN_SPEECH,
+    MiniWorldConfig,
+    keyed,
+    story_row,
+    tell,
+    text_row,
+    turn_row,
+)
+from voicetextblender.mini.spoken import Studio
+from voicetextblender.mini.tasks import (
+    Scope,
+)
+from voicetextblender.mini.text_tasks import draw_mixture
+from voicetextblender.mini.voices import HELD_OUT_VOICES, TRAIN_VOICES
+from voicetextblender.prepare.synthesis import Utterance
+from voicetextblender.units import samples_to_seconds
+
+
+@dataclass(frozen=True)
+class World:
+    """Conversations by manifest name (`train/mixed`, `eval/text.touched`), and every clip they name.
+
+    Paths of clips are relative to the data folder.
+    """
+
+    conversations: dict[str, tuple[Conversation, ...]]
+    train_utterances: tuple[Utterance, ...]
+    eval_utterances: tuple[Utterance, ...]
+
+    @property
+    def utterances(self) -> tuple[Utterance, ...]:
+        """What is to be synthesised, in order."""
+        return (*self.train_utterances, *self.eval_utterances)
+
+
+def build_world(
+    config: MiniWorldConfig,
+    train_voices: Mapping[str, Sequence[str]] = TRAIN_VOICES,
+    held_out_voices: Mapping[str, Sequence[str]] = HELD_OUT_VOICES,
+) -> World:
+    """All rows and all clips to be spoken; takes seconds, speaks nothing."""
+    train = Studio(config.seed, train_voices, "clips/train")
+    evaluation = Studio(config.seed, train_voices, "clips/eval")
+    unseen = Studio(config.seed, held_out_voices, "clips/unseen_voices")
+    rows = {f"train/{name}": value for name, value in train_rows(config, train).items()}
+    rows |= {f"eval/{name}": value for name, value in eval_rows(config, evaluation, unseen).items()}
+    return World(
+        {name: tuple(value) for name, value in rows.items()},
+        tuple(train.utterances),
+        (*evaluation.utterances, *unseen.utterances),
+    )
+
+
+def train_rows(config: MiniWorldConfig, studio: Studio) -> dict[str, list[Conversation]]:
+    """The rows of each kind; speech is single-turn, only text has several turns."""
+    rows: dict[str, list[Conversation]] = {kind: [] for kind in STORY_KINDS}
+    for index in range(config.num_story_clips):
+        random = keyed(config, "train story", index)
+        story = tell(random, TRAIN_SPEECH, random.choice(LANGUAGES), studio)
+        for kind in STORY_KINDS:
+            rows[kind].append(story_row(f"train.{kind}.{index:05d}", random, TRAIN_SPEECH, kind, story))
+    rows["instruction"] = [
+        turn_row(f"train.instruction.{index:05d}", keyed(config, "train instruction", index), "instruction", studio)
+        for index in range(config.num_instruction_rows)
+    ]
+    rows["mixed"] = [
+        turn_row(f"train.mixed.{index:05d}", keyed(config, "train mixed", index), "mixed", studio)
+        for index in range(config.num_mixed_rows)
+    ]
+    rows["text"] = [
+        text_row(f"train.text.{index:05d}", draw_mixture(keyed(config, "train text", index), Scope("train")))
+        for index in range(config.num_text_rows)
+    ]
+    return rows
+
+
+def write_manifests(world: World, data_dir: Path, num_samples: Mapping[str, int]) -> dict[str, int]:
+    """Write `<name>.jsonl` of every manifest under `data_dir` and return the number of rows of each.
+
+    Args:
+        num_samples: length of every clip at 16 kHz, by its path, as the synthesis gives it.
+
+    Raises:
+        DataError: a clip was not synthesised.
+    """
+    missing = [utterance.path for utterance in world.utterances if utterance.path not in num_samples]
+    if missing:
+        found = f"{len(missing)} of {len(world.utterances)} clips have no length, '{missing[0]}' the first"
+        raise DataError(describe(str(data_dir), found, "every clip must be synthesised first", "Synthesise again"))
+    counts = {}
+    for name, conversations in world.conversations.items():
+        path = data_dir / f"{name}.jsonl"
+        rows = [conversation_to_row(placed(row, data_dir, num_samples), path.parent) for row in conversations]
+        with write_atomically(path) as temporary:
+            temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
+        counts[name] = len(rows)
+    return counts
+
+
+def placed(conversation: Conversation, data_dir: Path, num_samples: Mapping[str, int]) -> Conversation:
+    """The same conversation with every clip's full path and duration."""
+
+    def place(part: Part) -> Part:
+        if isinstance(part, TextPart) or part.path is None:
+            return part
+        return replace(part, path=str(data_dir / part.path), duration_s=samples_to_seconds(num_samples[part.path]))
+
+    turns = tuple(replace(turn, parts=tuple(place(part) for part in turn.parts)) for turn in conversation.turns)
+    return replace(conversation, turns=turns)

@@ -1,0 +1,73 @@
+"""The modality adapter: from encoder frames to embeddings in the LLM's space."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import ParakeetEncoderConfig
+from transformers.models.parakeet.modeling_parakeet import ParakeetEncoderBlock, ParakeetEncoderRelPositionalEncoding
+
+
+class ConformerAdapter(nn.Module):
+    """Conformer layers over the encoder's frames, then one linear map to the LLM's width; one embedding per frame.
+
+    The layers are the library's FastConformer blocks. Their batch normalisation never uses batch statistics (`train`
+    leaves it in evaluation mode): a clip's embeddings do not depend on what else is in the batch.
+
+    Source: arXiv 2410.17485 and the authors' configuration: 2 layers, 8 heads, feed-forward x4, kernel 9, dropout 0.1.
+    """
+
+    def __init__(self, encoder_size: int, hidden_size: int, adapter_config: dict[str, Any]) -> None:
+        super().__init__()
+        dropout = adapter_config.get("dropout", 0.1)
+        config = ParakeetEncoderConfig(
+            hidden_size=encoder_size,
+            num_hidden_layers=adapter_config.get("num_layers", 2),
+            num_attention_heads=adapter_config.get("num_heads", 8),
+            intermediate_size=encoder_size * adapter_config.get("feed_forward_factor", 4),
+            conv_kernel_size=adapter_config.get("conv_kernel_size", 9),
+            dropout=dropout,
+            activation_dropout=dropout,
+            attention_dropout=dropout,
+        )
+        config._attn_implementation = "sdpa"
+        self.dropout = dropout
+        self.encode_positions = ParakeetEncoderRelPositionalEncoding(config)
+        self.layers = nn.ModuleList(ParakeetEncoderBlock(config, index) for index in range(config.num_hidden_layers))
+        self.projection = nn.Linear(encoder_size, hidden_size)
+
+    def forward(self, encoded: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Map `[clips encoder_frames encoder_size]` to `[clips encoder_frames hidden]`; `mask` is true on valid frames."""
+        positions = self.encode_positions(encoded)
+        hidden = nn.functional.dropout(encoded, self.dropout, self.training)
+        pairs = None if mask is None else (mask[:, None, :, None] & mask[:, None, None, :])
+        for layer in self.layers:
+            hidden = layer(hidden, attention_mask=pairs, position_embeddings=positions)
+        return self.projection(hidden)
+
+    def train(self, mode: bool = True) -> ConformerAdapter:
+        """Switch dropout on or off; batch normalisation keeps its stored statistics in both modes."""
+        super().train(mode)
+        freeze_batch_norm(self)
+        return self
+
+
+def freeze_batch_norm(module: nn.Module) -> None:
+    """Put every batch normalisation below `module` into evaluation mode: stored statistics, and they do not move."""
+    for child in module.modules():
+        if isinstance(child, nn.modules.batchnorm._BatchNorm):
+            child.eval()
+
+
+def initialise_projection(adapter: ConformerAdapter, embedding_rms: float) -> None:
+    """Scale the linear map so that audio embeddings start with the root mean square of the LLM's own input embeddings.
+
+    The last Conformer layer ends in a layer normalisation, so its output has unit variance. Gemma-class LLMs scale
+    their embeddings inside the embedding module; `embedding_rms` is measured after that scale.
+    """
+    size = adapter.projection.weight.shape[1]
+    with torch.no_grad():
+        adapter.projection.weight.normal_(0.0, embedding_rms / size**0.5)
+        adapter.projection.bias.zero_()

@@ -1,0 +1,91 @@
+"""LoRA on the LLM alone, through peft, in place: the composite keeps its class and its layout."""
+
+from __future__ import annotations
+
+import re
+
+from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+
+from voicetextblender.config import StrictConfig
+from voicetextblender.errors import ModelError, describe
+
+LLM_PREFIX = "model.language_model."
+PEFT_PREFIX = "base_model.model."
+"""What peft puts before every key of an adapter folder."""
+
+
+class LoraSettings(StrictConfig):
+    """Low-rank adaptation of the LLM's linear layers (Source: arXiv 2106.09685; values of arXiv 2410.17485)."""
+
+    rank: int = 32
+    alpha: float = 32.0
+    dropout: float = 0.0
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    """Last parts of the names of the layers inside the LLM that get a pair of low-rank matrices."""
+
+
+def add_lora(model: nn.Module, settings: LoraSettings) -> None:
+    """Put LoRA pairs beside the targeted layers of `model.model.language_model`; at the start they change no logit.
+
+    Raises:
+        ModelError: A target that names no linear layer of the LLM.
+    """
+    linear = [
+        name for name, module in model.named_modules() if name.startswith(LLM_PREFIX) and isinstance(module, nn.Linear)
+    ]
+    found = {name.rsplit(".", 1)[-1] for name in linear}
+    missing = [target for target in settings.targets if target not in found]
+    if missing or not settings.targets:
+        raise ModelError(
+            describe(
+                "model.lora.targets",
+                f"{missing or 'no target'} names no linear layer of the LLM",
+                f"its linear layers are {sorted(found)}",
+                "Choose among them",
+            )
+        )
+    inject_adapter_in_model(
+        LoraConfig(
+            r=settings.rank,
+            lora_alpha=settings.alpha,
+            lora_dropout=settings.dropout,
+            target_modules=rf"{re.escape(LLM_PREFIX)}.*\.({'|'.join(map(re.escape, settings.targets))})",
+            task_type=None,
+        ),
+        model,
+    )
+
+
+def lora_state(model: nn.Module) -> dict[str, Tensor]:
+    """LoRA weights of `model` under the keys of peft's own adapter folder."""
+    return {PEFT_PREFIX + key: value for key, value in get_peft_model_state_dict(model).items()}
+
+
+def load_lora_state(model: nn.Module, state: dict[str, Tensor], where: str) -> None:
+    """Fill the LoRA pairs of `model`; a missing, surplus or misshapen tensor is an error."""
+    expected = lora_state(model)
+    problems = [f"missing {key}" for key in expected if key not in state]
+    problems += [f"surplus {key}" for key in state if key not in expected]
+    problems += [
+        f"{key} has shape {tuple(state[key].shape)}, the model {tuple(value.shape)}"
+        for key, value in expected.items()
+        if key in state and state[key].shape != value.shape
+    ]
+    if problems:
+        raise ModelError(
+            describe(where, "; ".join(problems[:5]), f"{len(expected)} LoRA tensors", "Use the adapter of this model")
+        )
+    set_peft_model_state_dict(model, {key.removeprefix(PEFT_PREFIX): value for key, value in state.items()})
+
+
+def merge_lora(model: nn.Module) -> None:
+    """Add every LoRA product to the weight it stands beside, and take the pairs out; forward stays the same but for rounding."""
+    for name, module in list(model.named_modules()):
+        if isinstance(module, LoraLayer):
+            module.merge()
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, module.get_base_layer())
+    if hasattr(model, "peft_config"):
+        del model.peft_config

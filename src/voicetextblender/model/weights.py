@@ -1,0 +1,122 @@
+"""What training made, on disk: speech parts and LoRA; the frozen LLM is named, not copied, and checked when it returns."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from voicetextblender.errors import ModelError, describe
+from voicetextblender.files import fingerprint
+from voicetextblender.model.build import PARTS, Composite, ModelConfig, assemble, load_whole
+from voicetextblender.model.configuration import VoiceTextBlenderConfig
+from voicetextblender.model.lora import add_lora, load_lora_state, lora_state
+from voicetextblender.model.modeling import VoiceTextBlenderForConditionalGeneration
+
+MANIFEST = "voicetextblender.json"
+SPEECH_WEIGHTS = "speech.safetensors"
+LLM_WEIGHTS = "llm.safetensors"
+LORA_FOLDER = "lora"
+
+
+def save_composite(composite: Composite, folder: Path) -> None:
+    """Write the trained parts of a composite, its configuration and tokenizer; the folder appears whole or not at all."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    model = composite.model
+    model.config.save_pretrained(partial)
+    composite.tokenizer.save_pretrained(partial)
+    state = model.state_dict()
+    save_file(_contiguous({k: v for k, v in state.items() if k.startswith(tuple(PARTS.values()))}), partial / SPEECH_WEIGHTS)
+    training = composite.config.trainable.llm
+    if training == "lora":
+        (partial / LORA_FOLDER).mkdir()
+        save_file(_contiguous(lora_state(model)), partial / LORA_FOLDER / "adapter_model.safetensors")
+        model.peft_config["default"].save_pretrained(str(partial / LORA_FOLDER))
+    if training == "full":
+        save_file(_contiguous(_llm_state(model)), partial / LLM_WEIGHTS)
+    manifest = {
+        "format": 1,
+        "model": composite.config.model_dump(mode="json"),
+        "llm": {"path": _portable_path(composite.config.llm, folder), "sha256": hash_weights(composite.config.llm)},
+    }
+    (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(partial, folder)
+
+
+def load_composite(folder: Path) -> Composite:
+    """Read back what `save_composite` wrote.
+
+    Raises:
+        ModelError: No such model, an LLM that is gone or not the one trained with, weights that do not fit.
+    """
+    if not (folder / MANIFEST).is_file():
+        raise ModelError(
+            describe(str(folder), f"no {MANIFEST}", "a model folder that training wrote", "Name a finished run, or train it to its end")
+        )
+    manifest = json.loads((folder / MANIFEST).read_text())
+    config = ModelConfig.model_validate(manifest["model"])
+    llm_path = _resolve_path(manifest["llm"]["path"], folder)
+    if hash_weights(llm_path) != manifest["llm"]["sha256"]:
+        raise ModelError(
+            describe(llm_path, "its weights are not those that this model was trained with", f"the LLM named in {folder / MANIFEST}",
+                     "Restore that LLM, or train again")
+        )
+    llm = load_whole(AutoModelForCausalLM, llm_path)
+    model = VoiceTextBlenderForConditionalGeneration(VoiceTextBlenderConfig.from_pretrained(folder))
+    model.model.language_model = getattr(llm, llm.base_model_prefix)
+    model.lm_head = llm.get_output_embeddings()
+    speech = {key for key in model.state_dict() if key.startswith(tuple(PARTS.values()))}
+    _load_exactly(model, load_file(folder / SPEECH_WEIGHTS), speech, str(folder / SPEECH_WEIGHTS))
+    if config.trainable.llm == "full":
+        _load_exactly(model, load_file(folder / LLM_WEIGHTS), set(_llm_state(model)), str(folder / LLM_WEIGHTS))
+    if config.trainable.llm == "lora":
+        add_lora(model, config.lora)
+        lora_file = folder / LORA_FOLDER / "adapter_model.safetensors"
+        load_lora_state(model, load_file(lora_file), str(lora_file))
+    config = config.model_copy(update={"llm": llm_path})
+    return assemble(model, AutoTokenizer.from_pretrained(folder), config)
+
+
+def hash_weights(path: str) -> dict[str, str]:
+    """SHA-256 of every safetensors file of a local model folder (empty for a hub name)."""
+    return {file.name: fingerprint(file) for file in sorted(Path(path).glob("*.safetensors"))}
+
+
+def _llm_state(model: VoiceTextBlenderForConditionalGeneration) -> dict[str, Tensor]:
+    state = {key: value for key, value in model.state_dict().items() if not key.startswith(tuple(PARTS.values()))}
+    if model.config.tie_word_embeddings:
+        state.pop("lm_head.weight", None)
+    return state
+
+
+def _load_exactly(model: torch.nn.Module, state: dict[str, Tensor], expected: set[str], where: str) -> None:
+    missing, surplus = sorted(expected - set(state)), sorted(set(state) - expected)
+    shapes = model.state_dict()
+    misshapen = [key for key in expected & set(state) if shapes[key].shape != state[key].shape]
+    if missing or surplus or misshapen:
+        found = f"{len(missing)} tensors missing {missing[:3]}, {len(surplus)} surplus {surplus[:3]}, {len(misshapen)} of another shape {misshapen[:3]}"
+        raise ModelError(describe(where, found, f"exactly the {len(expected)} tensors of the model", "Use the weights of this model"))
+    model.load_state_dict(state, strict=False)
+
+
+def _contiguous(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key: value.detach().cpu().contiguous() for key, value in state.items()}
+
+
+def _portable_path(path: str, folder: Path) -> dict[str, Any] | str:
+    return os.path.relpath(path, folder) if Path(path).is_dir() else path
+
+
+def _resolve_path(path: str, folder: Path) -> str:
+    local = folder / path
+    return str(local.resolve()) if local.is_dir() else path

@@ -1,0 +1,53 @@
+"""How a run learns: steps, learning rates, precision, checkpoints."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from voicetextblender.audio.augment import SpecAugmentConfig
+from voicetextblender.config import StrictConfig
+
+
+class OptimConfig(StrictConfig):
+    """AdamW with linear warm-up and a cosine (defaults: the authors' released configuration).
+
+    Args:
+        learning_rate: peak, for every part that learns.
+        min_learning_rate: reached at the last step.
+        warmup_steps: steps of linear warm-up from 0.
+        part_scale: factor on the learning rate of a part: `speech_encoder`, `adapter`, `llm`.
+        weight_decay: on matrices alone; norms, biases and other vectors go without.
+        max_grad_norm: the gradient's norm over all parts is clipped to this.
+    """
+
+    learning_rate: float = Field(1e-4, gt=0)
+    min_learning_rate: float = Field(1e-6, ge=0)
+    warmup_steps: int = Field(2500, ge=0)
+    part_scale: dict[Literal["speech_encoder", "adapter", "llm"], float] = {}
+    betas: tuple[float, float] = (0.9, 0.98)
+    weight_decay: float = Field(1e-3, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+
+
+class TrainConfig(StrictConfig):
+    """The run.
+
+    Args:
+        steps: optimizer steps.
+        precision: `bf16` computes in bfloat16 under autocast with fp32 weights; `fp32` throughout.
+        device: `auto` takes a GPU where there is one.
+        spec_augment: masks on the features of training clips; null for none.
+        checkpoint_every: steps between checkpoints; 0 keeps only the one at the end.
+        keep_checkpoints: older ones are deleted once a newer one is complete.
+    """
+
+    steps: int = Field(ge=1)
+    optim: OptimConfig = OptimConfig()
+    precision: Literal["fp32", "bf16"] = "bf16"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    spec_augment: SpecAugmentConfig | None = SpecAugmentConfig()
+    checkpoint_every: int = Field(500, ge=0)
+    keep_checkpoints: int = Field(2, ge=1)
+    tensorboard: bool = True

@@ -1,0 +1,130 @@
+"""What a run says: a line of JSON per step, TensorBoard, and a progress bar or plain lines."""
+
+from __future__ import annotations
+
+import json
+import resource
+import time
+from pathlib import Path
+from typing import Any, Self, TextIO
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from voicetextblender.files import write_atomically
+from voicetextblender.train.step import StepResult
+from voicetextblender.units import samples_to_seconds
+
+PLAIN_LINE_EVERY_S = 10.0
+"""Seconds between two lines where there is no terminal."""
+
+
+def memory_gb(device: torch.device) -> float:
+    """Most memory used so far, in GB: of the GPU, or of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+class RunLog:
+    """Writes the log of a run; after a resume, lines of steps that were not kept are gone first.
+
+    Args:
+        console: Where people look; None on every rank but the first, which then writes nothing at all.
+    """
+
+    def __init__(self, run_dir: Path, steps: int, first_step: int, console: Console | None, tensorboard: bool) -> None:
+        self.steps, self.first_step, self.console = steps, first_step, console
+        self.file: TextIO | None = None
+        self.writer = None
+        self.bar: Progress | None = None
+        self.started_at = self.step_at = time.monotonic()
+        self.line_at = 0.0
+        if console is not None:
+            self._open_files(run_dir, tensorboard)
+
+    def _open_files(self, run_dir: Path, tensorboard: bool) -> None:
+        path = run_dir / "log.jsonl"
+        if path.exists():
+            lines = [line for line in path.read_text().splitlines() if _step_of(line) < self.first_step]
+            with write_atomically(path) as temporary:
+                temporary.write_text("".join(line + "\n" for line in lines))
+        self.file = path.open("a", buffering=1)
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.writer = SummaryWriter(str(run_dir / "tensorboard"), purge_step=self.first_step)  # type: ignore[no-untyped-call]
+
+    def __enter__(self) -> Self:
+        if self.console is None:
+            return self
+        if self.console.is_terminal:
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self.bar = Progress(*columns, console=self.console)
+            self.task = self.bar.add_task("training", total=self.steps, completed=self.first_step)
+            self.bar.start()
+        elif self.first_step:
+            self.console.print(f"resumes after step {self.first_step} of {self.steps}", highlight=False)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+        if self.file is not None:
+            self.file.close()
+        if self.writer is not None:
+            self.writer.close()  # type: ignore[no-untyped-call]
+
+    def write(self, step: int, result: StepResult, learning_rate: float, device: torch.device) -> None:
+        """Log step `step` (from 0)."""
+        if self.file is None:
+            return
+        now = time.monotonic()
+        step_s, self.step_at = now - self.step_at, now
+        audio_s = samples_to_seconds(result.num_samples)
+        remaining_s = (now - self.started_at) / (step + 1 - self.first_step) * (self.steps - step - 1)
+        entry: dict[str, Any] = {
+            "step": step,
+            "loss": result.loss,
+            "loss_by_task": result.loss_by_task,
+            "supervised_tokens": result.num_supervised,
+            "tokens": result.num_tokens,
+            "audio_s": round(audio_s, 3),
+            "grad_norm": result.grad_norm,
+            "lr": learning_rate,
+            "step_s": round(step_s, 4),
+            "audio_s_per_s": round(audio_s / step_s, 2),
+            "memory_gb": round(memory_gb(device), 3),
+            "remaining_s": round(remaining_s, 1),
+        }
+        self.file.write(json.dumps(entry) + "\n")
+        self._write_tensorboard(step, entry)
+        self._show(step, entry, now)
+
+    def _write_tensorboard(self, step: int, entry: dict[str, Any]) -> None:
+        if self.writer is None:
+            return
+        for name, value in entry.items():
+            if isinstance(value, dict):
+                for task, loss in value.items():
+                    self.writer.add_scalar(f"{name}/{task}", loss, step)  # type: ignore[no-untyped-call]
+            elif name != "step":
+                self.writer.add_scalar(name, value, step)  # type: ignore[no-untyped-call]
+
+    def _show(self, step: int, entry: dict[str, Any], now: float) -> None:
+        summary = f"loss {entry['loss']:.3f}  grad {entry['grad_norm']:.2f}  {entry['audio_s_per_s']:.0f} audio s/s"
+        if self.bar is not None:
+            self.bar.update(self.task, completed=step + 1, description=summary)
+        elif self.console is not None and now - self.line_at >= PLAIN_LINE_EVERY_S or step + 1 == self.steps:
+            self.line_at = now
+            left = f"{entry['remaining_s']:.0f} s left, {entry['memory_gb']:.1f} GB"
+            self.console.print(f"step {step + 1}/{self.steps}  {summary}  {left}", highlight=False)
+
+
+def _step_of(line: str) -> float:
+    """Step of a log line; a line that a crash cut short counts as later than all."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError):
+        return float("inf")

@@ -1,0 +1,75 @@
+"""One joint speech-text supervised fine-tuning, from a recipe to a model: the whole training, top to bottom."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from voicetextblender.data.index import Geometry, fingerprint_sources
+from voicetextblender.data.loader import build_loader
+from voicetextblender.model.build import Composite, build_composite, trainable_parameters
+from voicetextblender.model.weights import MANIFEST, save_composite
+from voicetextblender.progress import show_progress
+from voicetextblender.train.checkpoint import CheckpointStore
+from voicetextblender.train.distributed import Ranks, join_ranks
+from voicetextblender.train.log import RunLog
+from voicetextblender.train.optim import build_optimizer, learning_rate_at, set_learning_rate
+from voicetextblender.train.recipe import Recipe, recipe_fingerprint
+from voicetextblender.train.run_folder import open_run, write_json
+from voicetextblender.train.step import run_step
+
+MODEL_FOLDER = "model"
+"""Where in the run folder the finished model is."""
+
+
+def train(recipe: Recipe, run_dir: Path, console: Console | None = None) -> Path:
+    """Train by `recipe` in `run_dir` and return the folder of the finished model.
+
+    An unfinished run of the same recipe goes on from its newest checkpoint and ends with the very same weights; a
+    finished one is left as it is.
+
+    Raises:
+        RunError: The folder is in use or holds a run of another recipe; a loss or gradient is not finite.
+        VoiceTextBlenderError: Models, data or checkpoints that cannot be used.
+    """
+    console = console or Console()
+    with join_ranks(recipe.train.device) as ranks, open_run(run_dir, recipe, ranks):
+        model_dir = run_dir / MODEL_FOLDER
+        if (model_dir / MANIFEST).is_file():
+            if ranks.is_first:
+                console.print(f"{run_dir} is already trained to step {recipe.train.steps}", highlight=False)
+            return model_dir
+        composite = build_composite(recipe.model, recipe.seed)
+        _train_steps(recipe, run_dir, composite, ranks, console)
+        if ranks.is_first:
+            save_composite(composite, model_dir)
+        ranks.wait()
+        return model_dir
+
+
+def _train_steps(recipe: Recipe, run_dir: Path, composite: Composite, ranks: Ranks, console: Console) -> None:
+    config, model = recipe.train, composite.model
+    model.to(ranks.device)
+    model.train()
+    geometry = Geometry(composite.num_audio_tokens, composite.geometry_fingerprint)
+    loader = build_loader(recipe.data, composite.renderer, geometry, recipe.seed, show_progress)
+    parameters = trainable_parameters(model)
+    optimizer = build_optimizer(parameters, config.optim)
+    store = CheckpointStore(run_dir / "checkpoints", recipe_fingerprint(recipe), config.keep_checkpoints)
+    first = store.load_newest(parameters, optimizer)
+    if ranks.is_first:
+        write_json(run_dir / "data.json", fingerprint_sources({index.name: index for index in loader.indexes}))
+    with RunLog(run_dir, config.steps, first, console if ranks.is_first else None, config.tensorboard) as log:
+        batches_of_steps = loader.steps(first, config.steps, ranks.rank, ranks.num_ranks)
+        for step, batches in enumerate(batches_of_steps, start=first):
+            learning_rate = learning_rate_at(step, config.steps, config.optim)
+            set_learning_rate(optimizer, learning_rate)
+            result = run_step(
+                composite, optimizer, list(parameters.values()), batches, config, ranks, recipe.seed, step
+            )
+            log.write(step, result, learning_rate, ranks.device)
+            is_due = config.checkpoint_every and (step + 1) % config.checkpoint_every == 0
+            if ranks.is_first and (is_due or step + 1 == config.steps):
+                store.save(step + 1, parameters, optimizer)
+    model.eval()

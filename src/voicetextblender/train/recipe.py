@@ -1,0 +1,128 @@
+"""A recipe: everything that decides a training, in one frozen value; read from YAML, overlaid, overridden, written back."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, Field
+
+from voicetextblender.config import StrictConfig
+from voicetextblender.data.loader import DataConfig
+from voicetextblender.errors import RecipeError, describe
+from voicetextblender.evaluate.config import EvaluateConfig
+from voicetextblender.model.build import ModelConfig
+from voicetextblender.train.config import TrainConfig
+from voicetextblender.train.validate import suggest, validate
+from voicetextblender.train.yaml_tree import Tree, apply_override, dotted, overlay, read_yaml
+
+
+class Recipe(StrictConfig):
+    """One training from its base models to its report. Paths in it are relative to the working directory."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*$")
+    """What the run is called; `vtb train` writes to `runs/<name>` when no folder is given."""
+    description: str = ""
+    """One line for people."""
+    seed: int = Field(0, ge=0)
+    """Key of all randomness: weights made new, order of the data, augmentation, dropout."""
+    model: ModelConfig
+    data: DataConfig
+    train: TrainConfig
+    evaluate: EvaluateConfig | None = None
+    """Held-out items to measure on; without it `vtb evaluate` has nothing to do."""
+
+
+def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The resolved recipe: a shipped one by name (`mini`) or a file (with a `/` or ending in `.yaml`), then overrides.
+
+    Args:
+        overrides: dotted assignments such as `train.steps=10` or `model.lora.rank=8`, applied in order.
+
+    Raises:
+        RecipeError: every offender (the first five) with file, line and key, what is allowed, and a suggestion.
+    """
+    return validate(Recipe, read_tree(name_or_path, overrides))
+
+
+def read_tree(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Tree:
+    """The values of a recipe file laid over what it `extends`, with overrides; not yet checked against any config."""
+    tree = _read_extended(_find(str(name_or_path), Path(), "recipe"), ())
+    for override in overrides:
+        apply_override(tree, override)
+    return tree
+
+
+def shipped_recipes() -> list[str]:
+    """Names of the recipes in the package, sorted."""
+    return sorted(path.stem for path in _shipped_folder().glob("*.yaml"))
+
+
+def dump_recipe(recipe: BaseModel) -> str:
+    """The resolved recipe as YAML, every default written out, keys in the order of the configs; loads to an equal recipe."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+
+
+def recipe_fingerprint(recipe: BaseModel) -> str:
+    """SHA-256 of the resolved values, in hexadecimal: equal for equal recipes, however they were written."""
+    return hashlib.sha256(json.dumps(recipe.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+
+
+def recipe_differences(ours: BaseModel, theirs: BaseModel) -> list[str]:
+    """The dotted keys whose values differ, as `train.steps: 100 -> 200`, in the order of the keys."""
+    before, after = (dict(_leaves(recipe.model_dump(mode="json"), ())) for recipe in (ours, theirs))
+    keys = list(dict.fromkeys([*before, *after]))
+    return [
+        f"{dotted(key)}: {before.get(key, 'absent')} -> {after.get(key, 'absent')}"
+        for key in keys
+        if before.get(key, "absent") != after.get(key, "absent")
+    ]
+
+
+def _leaves(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
+    if not children:
+        yield path, value
+        return
+    for key, child in children:
+        yield from _leaves(child, (*path, str(key)))
+
+
+def _shipped_folder() -> Path:
+    return Path(str(files("voicetextblender") / "recipes"))
+
+
+def _find(name_or_path: str, folder: Path, where: str) -> Path:
+    """The file of a shipped name, or of a path relative to `folder`."""
+    if "/" in name_or_path or name_or_path.endswith((".yaml", ".yml")):
+        return folder / name_or_path
+    if name_or_path in shipped_recipes():
+        return _shipped_folder() / f"{name_or_path}.yaml"
+    raise RecipeError(
+        describe(
+            f"{where} '{name_or_path}'",
+            "no recipe of that name in the package",
+            f"there are {', '.join(shipped_recipes())}",
+            f"{suggest(name_or_path, shipped_recipes())}For a file of your own write its path, ending in .yaml",
+        )
+    )
+
+
+def _read_extended(path: Path, seen: tuple[Path, ...]) -> Tree:
+    """The file and, below it, the chain that it extends."""
+    if path.resolve() in seen:
+        chain = " -> ".join(str(step.name) for step in (*seen, path))
+        raise RecipeError(describe(str(path), f"extends itself ({chain})", "a chain with an end", "Break the circle"))
+    tree = read_yaml(path)
+    base = tree.values.pop("extends", None)
+    if base is None:
+        return tree
+    where = f"{tree.origin(('extends',))} extends"
+    if not isinstance(base, str):
+        raise RecipeError(describe(where, f"{base!r}", "one name or path", "Write it like `extends: mini`"))
+    return overlay(_read_extended(_find(base, path.parent, where), (*seen, path.resolve())), tree)

@@ -1,0 +1,134 @@
+"""One optimizer step: microbatches in, one update out, and one loss over all supervised tokens of the step."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from voicetextblender.batch import Batch
+from voicetextblender.errors import RunError, describe
+from voicetextblender.files import derive_seed
+from voicetextblender.model.build import Composite
+from voicetextblender.model.clips import embed_clips
+from voicetextblender.model.loss import supervised_losses
+from voicetextblender.train.config import TrainConfig
+from voicetextblender.train.distributed import Ranks
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step did, over all ranks. Losses are means in nats per supervised token."""
+
+    loss: float
+    loss_by_task: dict[str, float]
+    num_supervised: int
+    num_tokens: int
+    num_samples: int
+    grad_norm: float
+
+
+def batch_losses(composite: Composite, batch: Batch, config: TrainConfig) -> Float[Tensor, " supervised"]:
+    """Loss of each supervised token of a microbatch, in row-major order.
+
+    Rows are right-padded and attention is causal, so no valid token sees padding and no attention mask is needed.
+    """
+    model = composite.model
+    with precision_context(config, batch.token_ids.device):
+        inputs_embeds = model.get_input_embeddings()(batch.token_ids)
+        if batch.waveforms:
+            audio = embed_clips(
+                model.model,
+                composite.log_mel,
+                batch.waveforms,
+                batch.num_audio_tokens,
+                config.spec_augment if model.training else None,
+                batch.clip_keys,
+            )
+            inputs_embeds = model.model.join(inputs_embeds, audio, batch.audio_mask)
+        hidden = model.model(inputs_embeds=inputs_embeds, use_cache=False).last_hidden_state
+        return supervised_losses(hidden, batch.token_ids, batch.supervision_mask, model.compute_logits)
+
+
+def run_step(
+    composite: Composite,
+    optimizer: torch.optim.Optimizer,
+    parameters: list[Tensor],
+    batches: Sequence[Batch],
+    config: TrainConfig,
+    ranks: Ranks,
+    seed: int,
+    step: int,
+) -> StepResult:
+    """Forward and backward over this rank's microbatches, then one update if loss and gradient are finite.
+
+    The step's loss is the sum over all supervised tokens of all microbatches and ranks, divided by their number: how
+    the step is cut into microbatches or ranks does not change it.
+
+    Raises:
+        RunError: A loss or gradient that is not finite; the weights are those before the step.
+    """
+    total = ranks.sum(torch.tensor(sum(batch.num_supervised for batch in batches), device=ranks.device)).item()
+    sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros(2, dtype=torch.float64, device=ranks.device))
+    for index, batch in enumerate(batches):
+        torch.manual_seed(derive_seed(seed, "dropout", step, ranks.rank, index))
+        losses = batch_losses(composite, batch.to(ranks.device), config)
+        (losses.sum() / total).backward()
+        _add_by_task(sums, batch, losses.detach())
+    ranks.sum_gradients(parameters)
+    norm = torch.nn.utils.clip_grad_norm_(parameters, config.optim.max_grad_norm)
+    by_task = _sum_over_ranks(sums, ranks)
+    loss = sum(value for value, _ in by_task.values()) / total
+    if not bool(torch.isfinite(norm)) or loss != loss:
+        raise RunError(
+            describe(
+                f"step {step}",
+                f"loss {loss}, gradient norm {float(norm)}",
+                "finite numbers",
+                "The weights are those "
+                "before this step. Lower train.optim.learning_rate, or look at the rows of this step with `vtb look`",
+            )
+        )
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    counts = ranks.sum(
+        torch.tensor([[int(b.num_tokens.sum()), b.num_samples] for b in batches] or [[0, 0]], device=ranks.device).sum(
+            0
+        )
+    )
+    return StepResult(
+        loss=loss,
+        loss_by_task={task: value / count for task, (value, count) in sorted(by_task.items())},
+        num_supervised=int(total),
+        num_tokens=int(counts[0]),
+        num_samples=int(counts[1]),
+        grad_norm=float(norm),
+    )
+
+
+def precision_context(config: TrainConfig, device: torch.device) -> AbstractContextManager[None]:
+    """Autocast to bfloat16 where the recipe asks for it."""
+    if config.precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16)
+
+
+def _add_by_task(sums: dict[str, Tensor], batch: Batch, losses: Tensor) -> None:
+    counts = batch.supervision_mask.sum(1).tolist()
+    for task, row_losses in zip(batch.tasks, losses.split(counts), strict=True):
+        sums[task][0] += row_losses.double().sum()
+        sums[task][1] += len(row_losses)
+
+
+def _sum_over_ranks(sums: dict[str, Tensor], ranks: Ranks) -> dict[str, tuple[float, float]]:
+    if ranks.num_ranks > 1:
+        names: list[list[str] | None] = [None] * ranks.num_ranks
+        torch.distributed.all_gather_object(names, sorted(sums))
+        for task in sorted({task for group in names for task in group or []}):
+            ranks.sum(sums[task])
+    return {task: (float(value[0]), float(value[1])) for task, value in sums.items()}

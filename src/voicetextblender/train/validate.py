@@ -1,0 +1,80 @@
+"""Values checked against a config; what does not fit is told by file, line and key."""
+
+from __future__ import annotations
+
+import difflib
+import types
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from voicetextblender.errors import RecipeError, describe, describe_many
+from voicetextblender.train.yaml_tree import Tree, dotted
+
+ConfigT = TypeVar("ConfigT", bound=BaseModel)
+
+
+def validate(config_class: type[ConfigT], tree: Tree) -> ConfigT:
+    """The tree as a config.
+
+    Raises:
+        RecipeError: keys that are unknown or missing and values that are not allowed, the first five of them.
+    """
+    try:
+        return config_class.model_validate(tree.values)
+    except ValidationError as error:
+        problems = [_explain(config_class, tree, details) for details in error.errors(include_url=False)]
+        raise RecipeError(describe_many(problems)) from None
+
+
+def _explain(config_class: type[BaseModel], tree: Tree, details: ErrorDetails) -> str:
+    """One of pydantic's findings in the form of all errors."""
+    path = tuple(str(part) for part in details["loc"])
+    where = f"{tree.origin(path)} {dotted(path)}".rstrip()
+    if details["type"] == "extra_forbidden":
+        allowed = _keys_at(config_class, details["loc"][:-1])
+        fix = f"{suggest(path[-1], allowed)}Rename or remove it"
+        return describe(where, f"unknown key '{path[-1]}'", f"allowed are {', '.join(allowed)}", fix)
+    if details["type"] == "missing":
+        return describe(where, "not given", "it has no default", "Add it")
+    message = details["msg"].removeprefix("Value error, ")
+    if details["type"] == "value_error" and "; " in message:  # a config's own check already speaks in this form
+        return f"{tree.origin(path)} {message}"
+    together = details["type"] == "value_error" and isinstance(details["input"], dict)
+    found = "its values do not fit together" if together else "value " + _shorten(repr(details["input"]))
+    return describe(where, found, message.replace("Input should", "it should", 1).rstrip("."), "Change the value")
+
+
+def _shorten(text: str, length: int = 60) -> str:
+    return text if len(text) <= length else f"{text[: length - 3]}..."
+
+
+def suggest(word: str, known: Sequence[str]) -> str:
+    """A question that ends in a space, or nothing when no known word is near."""
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"Did you mean '{close[0]}'? " if close else ""
+
+
+def _keys_at(config_class: type[BaseModel], path: Sequence[str | int]) -> list[str]:
+    """The keys that are allowed in the section at `path`."""
+    here: list[Any] = [config_class]
+    for part in path:
+        here = [model for annotation in here for model in _step(annotation, part)]
+    return [key for config in here for key in config.model_fields]
+
+
+def _step(config: type[BaseModel], part: str | int) -> list[type[BaseModel]]:
+    """The configs that may stand under one key; the position in a list and the tag of a union lead nowhere new."""
+    if isinstance(part, str) and part in config.model_fields:
+        return list(_configs_in(config.model_fields[part].annotation))
+    return [config]
+
+
+def _configs_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    elif get_origin(annotation) in (Union, types.UnionType, Annotated, list, tuple, dict):
+        for argument in get_args(annotation):
+            yield from _configs_in(argument)

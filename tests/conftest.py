@@ -1,0 +1,24 @@
+"""Set before anything is imported: no network, few threads. And the recordings of people that some tests read."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of human recordings and texts that lies beside the checkout, not in it."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"needs the recordings in {SHARED_DATA}, which are no part of the project")
+    return SHARED_DATA

@@ -1,0 +1,178 @@
+"""Invariants 3, 4 and 6: clips and rows agree however they are batched; the gradient does not know the cut; what moves."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.multiprocessing as mp
+from torch import Tensor
+
+from tests.tiny import make_manifest, make_recipe
+from voicetextblender.batch import Batch
+from voicetextblender.data.index import Geometry
+from voicetextblender.data.loader import build_loader
+from voicetextblender.model.build import Composite, build_composite, part_of, trainable_parameters
+from voicetextblender.model.clips import embed_clips, group_by_length
+from voicetextblender.train.distributed import Ranks, join_ranks
+from voicetextblender.train.optim import build_optimizer
+from voicetextblender.train.recipe import Recipe
+from voicetextblender.train.step import StepResult, batch_losses, run_step
+
+ALONE = Ranks(0, 1, torch.device("cpu"))
+
+
+def load_step(
+    recipe: Recipe, composite: Composite, rank: int = 0, num_ranks: int = 1, step: int = 1, **data: int
+) -> list[Batch]:
+    geometry = Geometry(composite.num_audio_tokens, composite.geometry_fingerprint)
+    config = recipe.data.model_copy(update=data)
+    return build_loader(config, composite.renderer, geometry, recipe.seed).load(step, rank, num_ranks)
+
+
+def step_gradients(recipe: Recipe, ranks: Ranks, step: int = 1, **data: int) -> tuple[StepResult, dict[str, Tensor]]:
+    """One step; the gradients are read off AdamW's first moment, before any clipping moved them."""
+    composite = build_composite(recipe.model, recipe.seed)
+    composite.model.train()
+    parameters = trainable_parameters(composite.model)
+    optimizer = build_optimizer(parameters, recipe.train.optim)
+    batches = load_step(recipe, composite, ranks.rank, ranks.num_ranks, step, **data)
+    result = run_step(composite, optimizer, list(parameters.values()), batches, recipe.train, ranks, recipe.seed, step)
+    return result, {name: optimizer.state[p]["exp_avg"].clone() for name, p in parameters.items()}
+
+
+def assert_same_step(ours: tuple[StepResult, dict[str, Tensor]], theirs: tuple[StepResult, dict[str, Tensor]]) -> None:
+    assert ours[0].loss == pytest.approx(theirs[0].loss, rel=1e-5)
+    assert ours[0].num_supervised == theirs[0].num_supervised
+    assert ours[0].loss_by_task == pytest.approx(theirs[0].loss_by_task, rel=1e-5)
+    assert ours[0].grad_norm == pytest.approx(theirs[0].grad_norm, rel=1e-4)
+    assert ours[1].keys() == theirs[1].keys()
+    for name, gradient in ours[1].items():
+        torch.testing.assert_close(gradient, theirs[1][name], rtol=1e-3, atol=1e-6, msg=lambda text, n=name: f"{n}: {text}")
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    return make_recipe(tmp_path_factory.mktemp("gradient"), optim={"max_grad_norm": 1e9}, spec_augment=None)
+
+
+def test_the_gradient_does_not_depend_on_how_a_step_is_cut_into_microbatches(recipe: Recipe) -> None:
+    whole = step_gradients(recipe, ALONE, max_tokens_per_microbatch=4096, max_conversation_tokens=256)
+    single = step_gradients(recipe, ALONE, max_tokens_per_microbatch=60, max_conversation_tokens=60)
+    some = step_gradients(recipe, ALONE, max_tokens_per_microbatch=160, max_conversation_tokens=60)
+    composite = build_composite(recipe.model, recipe.seed)
+    cuts = [
+        len(load_step(recipe, composite, max_tokens_per_microbatch=budget, max_conversation_tokens=60))
+        for budget in (4096, 160, 60)
+    ]
+    assert cuts[0] == 1 and cuts[0] < cuts[1] < cuts[2]
+    assert_same_step(whole, single)
+    assert_same_step(whole, some)
+
+
+def _run_rank(rank: int, recipe: Recipe, folder: str, step: int) -> None:
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511"}
+    torch.set_num_threads(1)
+    with join_ranks("cpu") as ranks:
+        torch.save(step_gradients(recipe, ranks, step), Path(folder) / f"rank{rank}.pt")
+
+
+def two_ranks(recipe: Recipe, folder: Path, step: int = 1) -> tuple[StepResult, dict[str, Tensor]]:
+    mp.spawn(_run_rank, (recipe, str(folder), step), nprocs=2)
+    first, second = (torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in range(2))
+    assert_same_step(first, second)
+    return first
+
+
+def test_the_gradient_is_the_same_on_one_and_on_two_ranks(recipe: Recipe, tmp_path: Path) -> None:
+    assert_same_step(step_gradients(recipe, ALONE), two_ranks(recipe, tmp_path))
+
+
+def test_a_rank_without_audio_takes_part(recipe: Recipe, tmp_path: Path) -> None:
+    """Two conversations a step: one rank holds the only clip, the other one text alone."""
+    pair = recipe.model_copy(update={"data": recipe.data.model_copy(update={"conversations_per_step": 2})})
+    composite = build_composite(pair.model, pair.seed)
+    step = next(step for step in range(100) if {0} < set(clips_per_rank(pair, composite, step)))
+    assert min(clips_per_rank(pair, composite, step)) == 0 < max(clips_per_rank(pair, composite, step))
+    assert_same_step(step_gradients(pair, ALONE, step), two_ranks(pair, tmp_path, step))
+
+
+def clips_per_rank(recipe: Recipe, composite: Composite, step: int) -> list[int]:
+    batches = [load_step(recipe, composite, rank, 2, step) for rank in range(2)]
+    return [sum(len(batch.waveforms) for batch in share) for share in batches]
+
+
+@pytest.mark.parametrize("llm", ["lora", "full", "frozen"])
+@pytest.mark.parametrize("speech", [True, False])
+def test_exactly_the_parameters_that_the_recipe_names_change(recipe: Recipe, llm: str, speech: bool) -> None:
+    trainable = {"llm": llm, "speech_encoder": speech, "adapter": True}
+    config = recipe.model.model_validate(recipe.model.model_dump() | {"trainable": trainable})
+    composite = build_composite(config, recipe.seed)
+    before = {name: value.clone() for name, value in composite.model.state_dict().items()}
+    composite.model.train()
+    parameters = trainable_parameters(composite.model)
+    optimizer = build_optimizer(parameters, recipe.train.optim)
+    for step in range(2):  # LoRA's first matrix has no gradient while the second is zero
+        batches = load_step(recipe, composite)
+        run_step(composite, optimizer, list(parameters.values()), batches, recipe.train, ALONE, recipe.seed, step)
+    after = composite.model.state_dict()
+    changed = {name for name, value in before.items() if not torch.equal(value, after[name])}
+    # A bias added to every key shifts all scores of a query alike, and softmax does not see it: its gradient is 0.
+    expected = {name for name in parameters if not name.endswith("k_proj.bias")}
+    if llm == "full":
+        expected.add("lm_head.weight")  # tied to the input embeddings
+    assert changed - {name for name in parameters} == expected - set(parameters)
+    assert expected - set(parameters) <= changed and {n for n in expected if n not in changed} == set()
+    assert {part_of(name) for name in parameters} == (
+        {"adapter"} | ({"speech_encoder"} if speech else set()) | ({"llm"} if llm != "frozen" else set())
+    )
+
+
+def test_a_clip_alone_equals_the_clip_in_any_padded_batch(recipe: Recipe) -> None:
+    composite = build_composite(recipe.model, recipe.seed)
+    random = np.random.default_rng(0)
+    lengths = [160, 161, 1279, 1280, 1281, 16_000, 23_456, 48_000]
+    clips = [torch.from_numpy(random.normal(0, 0.1, length).astype(np.float32)) for length in lengths]
+    counts = [composite.num_audio_tokens(length) for length in lengths]
+    with torch.inference_mode():
+        alone = [
+            embed_clips(composite.model.model, composite.log_mel, [clip], [count])
+            for clip, count in zip(clips, counts, strict=True)
+        ]
+        for order in [random.permutation(len(clips)) for _ in range(5)]:
+            together = embed_clips(
+                composite.model.model, composite.log_mel, [clips[i] for i in order], [counts[i] for i in order]
+            )
+            torch.testing.assert_close(together, torch.cat([alone[i] for i in order]), rtol=1e-4, atol=1e-5)
+
+
+def test_a_row_alone_equals_the_row_in_a_padded_batch(recipe: Recipe) -> None:
+    composite = build_composite(recipe.model, recipe.seed)
+    (batch,) = load_step(recipe, composite, max_tokens_per_microbatch=4096)
+    singles = load_step(recipe, composite, max_tokens_per_microbatch=60, max_conversation_tokens=60)
+    with torch.inference_mode():
+        together = batch_losses(composite, batch, recipe.train)
+        alone = torch.cat([batch_losses(composite, single, recipe.train) for single in singles])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_groups_hold_every_clip_once_and_little_padding() -> None:
+    random = np.random.default_rng(5)
+    for _ in range(50):
+        lengths = random.integers(160, 640_000, random.integers(1, 40)).tolist()
+        groups = group_by_length(lengths, 0.25)
+        assert sorted(index for group in groups for index in group) == list(range(len(lengths)))
+        for group in groups:
+            padded = max(lengths[i] for i in group) * len(group)
+            assert padded - sum(lengths[i] for i in group) <= 0.25 * padded
+
+
+def test_spec_augment_depends_on_the_clip_and_not_on_the_batch(tmp_path: Path) -> None:
+    recipe = make_recipe(tmp_path, optim={"max_grad_norm": 1e9})
+    make_manifest(tmp_path)
+    whole = step_gradients(recipe, ALONE, max_tokens_per_microbatch=4096, max_conversation_tokens=256)
+    single = step_gradients(recipe, ALONE, max_tokens_per_microbatch=60, max_conversation_tokens=60)
+    assert_same_step(whole, single)

@@ -66,7 +66,8 @@ HEADERS = """\
 {%- endif %}
 {{- '<|start_header_id|>system<|end_header_id|>\\n\\nToday: ' + date_string + '\\n\\n' + system + '<|eot_id|>' }}
 {%- for message in messages %}
-    {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' + message['content'] | trim + '<|eot_id|>' }}
+    {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' }}
+    {{- message['content'] | trim + '<|eot_id|>' }}
 {%- endfor %}
 {%- if add_generation_prompt %}
     {{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}
@@ -216,8 +217,8 @@ FAMILIES: dict[str, Family] = {
     ),
     "role_tokens": Family(ROLE_TOKENS, ("<|endoftext|>", *_PHI), "<|endoftext|>", end="<|end|>", strips="left"),
     "named_roles": Family(NAMED_ROLES, ("<|end_of_text|>", "<|start_of_role|>", "<|end_of_role|>"), "<|end_of_text|>"),
-    "written_roles": Family(WRITTEN_ROLES, ("<s>", "</s>"), "</s>", "<s>", "pieces_first", opening="\n"),
-    "written_roles_prefix": Family(WRITTEN_ROLES, ("<s>", "</s>"), "</s>", "<s>", "byte_level_prefix", opening="\n"),
+    "written_roles": Family(WRITTEN_ROLES, ("<s>", "</s>"), "</s>", "<s>", "pieces_first"),
+    "written_roles_prefix": Family(WRITTEN_ROLES, ("<s>", "</s>"), "</s>", "<s>", "byte_level_prefix"),
     "channels": Family(
         CHANNELS,
         ("<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|return|>"),

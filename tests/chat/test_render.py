@@ -183,7 +183,7 @@ def test_edges_are_stripped_at_the_turns_ends_but_not_beside_a_clip() -> None:
 def test_what_a_template_edits_in_one_row_is_refused_there() -> None:
     renderer = Renderer(make_tokenizer("thinking"), AUDIO)
     conversation = talk(turn("user", "q"), turn("assistant", "<think>hm</think>yes"))
-    with pytest.raises(ChatTemplateError, match="conversation '1' turn 2: the chat template prints 'yes<.im_end.>"):
+    with pytest.raises(ChatTemplateError, match=r"conversation '1' turn 2: the chat template prints 'yes<.im_end.>"):
         renderer.render(conversation, [])
 
 

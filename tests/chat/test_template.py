@@ -88,7 +88,9 @@ def test_a_placeholder_that_is_no_special_token_is_refused(token: str) -> None:
 @pytest.mark.parametrize("family", ["model_role", "instruction"])
 def test_a_system_turn_is_refused_where_the_template_refuses_it(family: str) -> None:
     turns = (Turn("system", (TextPart("Be kind."),)), Turn("user", (TextPart("Hi."),)))
-    with pytest.raises(ChatTemplateError, match="conversation '5': .* does not take the turns system, user .*upported"):
+    with pytest.raises(
+        ChatTemplateError, match=r"conversation '5': .* does not take the turns system, user .*upported"
+    ):
         Renderer(make_tokenizer(family), AUDIO).render(Conversation("5", turns), [], add_generation_prompt=True)
 
 

@@ -15,10 +15,8 @@ from voicetextblender.chat.render import Rendered, Renderer
 from voicetextblender.chat.template import TEMPLATE_DATE
 
 CLIP = AudioPart("a.wav")
-WORDS = st.lists(
-    st.sampled_from(["What", "is", "the", "capital", "of", "France", "three", "plus", "five", "Paris", "spät", "drei"]),
-    min_size=1,
-)
+VOCABULARY = ("What", "is", "the", "capital", "of", "France", "three", "plus", "five", "Paris", "spät", "drei")
+WORDS = st.lists(st.sampled_from(VOCABULARY), min_size=1)
 HARMLESS = WORDS.map(" ".join)
 SPELLINGS = sorted({str(token) for family in FAMILIES.values() for token in family.specials})
 PIECES = st.one_of(

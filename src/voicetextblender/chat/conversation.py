@@ -127,7 +127,7 @@ def conversation_to_row(conversation: Conversation, base_dir: Path | None = None
 
     Args:
         conversation: The conversation; its clips must be files.
-        base_dir: Audio paths inside this folder are written relative to it and others absolute; as they stand when None.
+        base_dir: Audio paths inside this folder are written relative to it, others absolute; all as they are when None.
 
     Raises:
         DataError: A clip is only in memory.

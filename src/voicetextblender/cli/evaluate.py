@@ -72,7 +72,8 @@ def read_recipe(run: Path, overrides: list[str]) -> Recipe:
 
     path = run / "recipe.yaml"
     if not path.is_file():
-        raise RunError(describe(str(run), "not a run", "`vtb train` writes one with recipe.yaml and model", "Check the path"))
+        expected = "`vtb train` writes one with recipe.yaml and model"
+        raise RunError(describe(str(run), "not a run", expected, "Check the path"))
     recipe = load_recipe(path, overrides)
     if recipe.evaluate is None or not recipe.evaluate.rows:
         fix = "Train with a recipe that has some: see docs/recipes.md"

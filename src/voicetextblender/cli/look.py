@@ -48,7 +48,7 @@ def look(
         console.rule(f"[bold]{config.name}[/bold] · weight {config.weight:g} · {config.path}", align="left")
         for where, conversation in first_rows(config, num):
             clips_s, counts = measure_clips(conversation, where, num_audio_tokens)
-            rendered = renderer.render(conversation, counts)
+            rendered = renderer.render(conversation, counts, where=where)
             console.print(f"[dim]{where} · {conversation.task}[/dim]")
             console.print(highlight(rendered, tokenizer, clips_s), soft_wrap=True)
             supervised = int(rendered.supervision_mask.sum())

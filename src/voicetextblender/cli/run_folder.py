@@ -16,15 +16,11 @@ def find_model(run: Path) -> Path:
     for folder in (run / "model", run):
         if (folder / "voicetextblender.json").is_file():
             return folder
+    expected, fix = "`vtb train` writes one with recipe.yaml and model", "Check the path"
+    found = "not a run"
     if not run.is_dir():
-        raise RunError(describe(str(run), "no such folder", "a finished run is needed", "Train one: vtb demo, or vtb train mini"))
-    if (run / "recipe.yaml").is_file():
-        raise RunError(
-            describe(
-                str(run),
-                "the run is not finished",
-                "its folder 'model' is written at the end of training",
-                f"Continue it: vtb train {run / 'recipe.yaml'} --out {run}",
-            )
-        )
-    raise RunError(describe(str(run), "not a run", "`vtb train` writes one with recipe.yaml and model", "Check the path"))
+        found, fix = "no such folder", "Check the path, or make one: vtb demo"
+    elif (run / "recipe.yaml").is_file():
+        found, expected = "a run that is not finished", "its folder 'model' is written at the end of training"
+        fix = f"Continue it: vtb train {run / 'recipe.yaml'} --out {run}"
+    raise RunError(describe(str(run), found, expected, fix))

@@ -20,8 +20,14 @@ from voicetextblender.audio.waveform import count_clip_samples, read_audio_info
 from voicetextblender.chat.conversation import AudioPart, Conversation
 from voicetextblender.chat.render import Renderer
 from voicetextblender.data.sources import JsonLinesSource, RawRow
-from voicetextblender.errors import AudioError, ChatTemplateError, DataError, VoiceTextBlenderError
-from voicetextblender.errors import describe, describe_many
+from voicetextblender.errors import (
+    AudioError,
+    ChatTemplateError,
+    DataError,
+    VoiceTextBlenderError,
+    describe,
+    describe_many,
+)
 from voicetextblender.files import write_atomically
 from voicetextblender.progress import Report
 from voicetextblender.units import samples_to_seconds, seconds_to_samples
@@ -260,7 +266,8 @@ def _measure(raw: RawRow, source: JsonLinesSource, renderer: Renderer, geometry:
         for number, turn in enumerate(conversation.turns, start=1)
         for clip in turn.clips
     ]
-    rendered = renderer.render(conversation, [geometry.num_audio_tokens(count) for count in num_samples], where=where)
+    num_audio_tokens = [geometry.num_audio_tokens(count) for count in num_samples]
+    rendered = renderer.render(conversation, num_audio_tokens, require_supervision=True, where=where)
     num_supervised = int(rendered.supervision_mask.sum())
     place = (raw.line, raw.offset, len(raw.content))
     lengths = (len(num_samples), sum(num_samples), max(num_samples, default=0))
@@ -268,13 +275,14 @@ def _measure(raw: RawRow, source: JsonLinesSource, renderer: Renderer, geometry:
 
 
 def _count_samples(clip: AudioPart, geometry: Geometry, where: str) -> int:
-    """Samples of a clip at 16 kHz."""
+    """Samples of a clip at 16 kHz; the file is opened only if its duration is not given."""
     if clip.waveform is not None:
-        return len(clip.waveform)
-    assert clip.path is not None
-    if clip.duration_s is not None and not os.path.isfile(clip.path):
-        read_audio_info(clip.path, where=where)  # raises: a missing file is found now, not in the middle of a training
-    num_samples = count_clip_samples(clip.path, start_s=clip.start_s, duration_s=clip.duration_s, where=where)
+        num_samples = len(clip.waveform)
+    else:
+        assert clip.path is not None
+        if clip.duration_s is not None and not os.path.isfile(clip.path):
+            read_audio_info(clip.path, where=where)  # raises: a missing file is found now, not in mid-training
+        num_samples = count_clip_samples(clip.path, start_s=clip.start_s, duration_s=clip.duration_s, where=where)
     if num_samples < HOP_LENGTH or geometry.num_audio_tokens(num_samples) < 1:
         found = f"audio '{clip.path}' is {num_samples} samples long"
         expected = f"one audio frame takes {HOP_LENGTH} samples (10 ms)"

@@ -94,9 +94,7 @@ class Plan:
         sizes = _spread(cuts[rank], num_microbatches)
         stops = np.cumsum([0, *sizes]).tolist()
         share = shares[rank]
-        return tuple(
-            tuple(draws[i] for i in share[start:stop]) for start, stop in zip(stops, stops[1:], strict=False)
-        )
+        return tuple(tuple(draws[i] for i in share[start:stop]) for start, stop in zip(stops, stops[1:], strict=False))
 
     def draws(self, step: int) -> list[Draw]:
         """All conversations of a step in the order of the blend."""

@@ -15,15 +15,15 @@ from voicetextblender.audio.waveform import read_waveform
 from voicetextblender.evaluate.config import Metric
 from voicetextblender.evaluate.predictions import Prediction
 from voicetextblender.evaluate.score import ERROR_RATES, METRIC_NAMES, score_item
-from voicetextblender.evaluate.table import Table
+from voicetextblender.evaluate.table import COLUMN_NAMES, Table
 from voicetextblender.units import SAMPLING_RATE
 
 MAX_CLIP_S = 20.0
 MAX_AUDIO_BYTES = 6_000_000
 """Of all clips in one page, compressed."""
 PICKING_RULE = (
-    "For each row: the first item that the last column gets right and another column does worse on, "
-    "the first that the last column does not get right, and the first of all; nothing is picked by hand."
+    "Picked by rule: the first item that the row's last column gets right and another column does not, "
+    "the first that the last column does not get right, and the first that is left. Of several turns, the last is shown."
 )
 
 
@@ -70,7 +70,7 @@ class ExampleMaker:
     def make(self, row: str) -> list[Example]:
         """The examples of a row."""
         by_column = {
-            column: {(item.id, item.turn): item for item in self.table.runs[column, row][0].predictions}
+            column: _last_turns(self.table.runs[column, row][0].predictions)
             for column in self.table.columns
             if (column, row) in self.table.runs
         }
@@ -108,6 +108,12 @@ def encode_clip(waveform: np.ndarray) -> str:
     return "data:audio/mpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
+def _last_turns(items: Sequence[Prediction]) -> dict[tuple[str, int], Prediction]:
+    """The last question of every conversation, with all that was said before it."""
+    last = {item.id: item for item in items}
+    return {(item.id, item.turn): item for item in last.values()}
+
+
 def _pick(
     by_column: dict[str, dict[tuple[str, int], Prediction]], metric: Metric, focus: str
 ) -> list[tuple[tuple[str, int], str]]:
@@ -115,16 +121,16 @@ def _pick(
     quality = {
         column: {key: _judge(item, metric)[1] for key, item in items.items()} for column, items in by_column.items()
     }
-    own = quality[focus]
+    own, name = quality[focus], COLUMN_NAMES.get(focus, focus)
     others = {column: quality[column] for column in by_column if column != focus}
     picked: dict[tuple[str, int], str] = {}
     better = (
         key for key in own if own[key] == "right" and any(q.get(key, "right") != "right" for q in others.values())
     )
     for reason, keys in (
-        ("right where another column is not", better),
-        ("not right", (key for key in own if own[key] != "right")),
-        ("the first item", iter(own)),
+        (f"{name} is right, another is not", better),
+        (f"{name} is not right", (key for key in own if own[key] != "right")),
+        ("the first that is left", iter(own)),
     ):
         key = next((key for key in keys if key not in picked), None)
         if key is not None:

@@ -38,7 +38,7 @@ class Card:
     name: str
     value: str
     unit: str
-    note: str
+    notes: tuple[str, ...]
 
 
 def render_html(table: Table, runs: Sequence[RunLog], title: str, bootstrap: str) -> str:
@@ -109,8 +109,8 @@ def _cards(table: Table, focus: str) -> list[Card]:
     cards = []
     if kept := table.retained(focus):
         rows = [(row, cell) for row in RETENTION_ROWS if (cell := table.retained(focus, row))]
-        note = " · ".join(f"{row.removeprefix('text.')} {cell.value:.1f} %" for row, cell in rows)
-        cards.append(Card("text retained", f"{kept.value:.1f}", "%", f"{_range(kept)}; {note}"))
+        parts = ", ".join(f"{row.removeprefix('text.')} {cell.value:.1f} %" for row, cell in rows)
+        cards.append(Card("text retained", f"{kept.value:.1f}", "%", (f"of the base LLM's; {_range(kept)}", parts)))
     for rows_of_card, name in (
         (("transcription.en", "transcription.de"), "transcription"),
         (("answering.spoken",), "spoken questions"),
@@ -127,14 +127,17 @@ def _cards(table: Table, focus: str) -> list[Card]:
 def _card(table: Table, focus: str, name: str, cells: Sequence[Cell]) -> Card:
     metric = METRIC_NAMES[cells[0].metric]
     unit = "" if cells[0].metric in ("bleu", "chrf") else "%"
-    notes = [f"{metric} {_range(cells[0])}" if len(cells) == 1 else f"{metric} " + _languages(cells)]
+    notes = [f"{metric}, {_range(cells[0])}" if len(cells) == 1 else f"{metric}, {_languages(cells)}"]
     cascade = [cell for one in cells if focus != "cascade" and (cell := table.cell(one.row, "cascade"))]
     if cascade:
         notes.append("cascade " + " / ".join(f"{cell.value:.1f}" for cell in cascade))
     gap = table.gap(focus)
     if gap and cells[0].row == GAP_ROWS[1]:
-        notes.append(f"{gap.value:.1f} points below the same in writing")
-    return Card(name, " / ".join(f"{cell.value:.1f}" for cell in cells), unit, "; ".join(notes))
+        written = table.cell(GAP_ROWS[0], focus, "exact_match")
+        notes.append(f"the same in writing {written.value:.1f}" if written else "")
+    return Card(
+        name, " / ".join(f"{cell.value:.1f}" for cell in cells), unit, (" · ".join(notes[:1]), " · ".join(notes[1:]))
+    )
 
 
 def _languages(cells: Sequence[Cell]) -> str:

@@ -6,12 +6,14 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from voicetextblender.evaluate.score import Interval
 from voicetextblender.evaluate.table import Cell
@@ -127,7 +129,7 @@ def _spread(heights: Sequence[float], gap: float, highest: float) -> list[float]
     """The heights moved as little as needed to stand `gap` apart and no higher than `highest`."""
     order = sorted(range(len(heights)), key=lambda index: heights[index])
     moved = list(heights)
-    for below, above in zip(order, order[1:], strict=False):
+    for below, above in pairwise(order):
         moved[above] = max(moved[above], moved[below] + gap)
     limit = highest
     for index in reversed(order):
@@ -177,6 +179,8 @@ def plot_losses(curves: Mapping[str, Sequence[tuple[int, float]]], name: str) ->
                 steps, losses, color=colour, linewidth=width, solid_joinstyle="round", zorder=3 if not kind else 2
             )
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(lambda value, place: f"{value:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("step")
         axes.set_ylabel("loss per supervised token")
         axes.tick_params(which="both", length=0, labelsize=9)

@@ -1,4 +1,4 @@
-"""A recipe: everything that decides a training, in one frozen value; read from YAML, overlaid, overridden, written back."""
+"""A recipe: all that decides a training, in one frozen value; read from YAML, overlaid, overridden, written back."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from voicetextblender.train.yaml_tree import Tree, apply_override, dotted, overl
 class Recipe(StrictConfig):
     """One training from its base models to its report. Paths in it are relative to the working directory."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*$")
+    name: str = Field(pattern=r"^\w[\w.-]*(/\w[\w.-]*)*$")
     """What the run is called; `vtb train` writes to `runs/<name>` when no folder is given."""
     description: str = ""
     """One line for people."""
@@ -64,7 +64,7 @@ def shipped_recipes() -> list[str]:
 
 
 def dump_recipe(recipe: BaseModel) -> str:
-    """The resolved recipe as YAML, every default written out, keys in the order of the configs; loads to an equal recipe."""
+    """The resolved recipe as YAML: every default written out, in the order of the configs; loads to an equal recipe."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
 
 

@@ -1,4 +1,4 @@
-"""Every key of a recipe, with type, default and meaning, as Markdown; read from the configs, so that it cannot go stale."""
+"""Every key of a recipe, with type, default and meaning, as Markdown; read from the configs themselves."""
 
 from __future__ import annotations
 

@@ -44,7 +44,8 @@ def _explain(config_class: type[BaseModel], tree: Tree, details: ErrorDetails) -
         return f"{tree.origin(path)} {message}"
     together = details["type"] == "value_error" and isinstance(details["input"], dict)
     found = "its values do not fit together" if together else "value " + _shorten(repr(details["input"]))
-    return describe(where, found, message.replace("Input should", "it should", 1).rstrip("."), "Change the value")
+    expected = (message[:1].lower() + message[1:]).replace("input should", "it should", 1).rstrip(".")
+    return describe(where, found, expected, "Change the value")
 
 
 def _shorten(text: str, length: int = 60) -> str:

@@ -18,7 +18,7 @@ KeyPath = tuple[str, ...]
 class _Loader(yaml.SafeLoader):
     """YAML with the scalars of version 1.2: `1e-4` is a number; `no`, `on` and `1:30` are text."""
 
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - PyYAML's own name
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
 
 
 # Source: YAML 1.2.2, section 10.3.2, "Tag Resolution" of the core schema.

@@ -1,0 +1,110 @@
+"""Checkpoints: atomic, pruned, refused when damaged or of another model; a full disk loses nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from voicetextblender.errors import CheckpointError
+from voicetextblender.train import checkpoint
+from voicetextblender.train.checkpoint import CheckpointStore
+
+
+def make_state(size: int = 3) -> tuple[dict[str, Tensor], torch.optim.Optimizer]:
+    torch.manual_seed(0)
+    parameters: dict[str, Tensor] = {"a": torch.nn.Parameter(torch.randn(size, size)), "b": torch.nn.Parameter(torch.randn(size))}
+    optimizer = torch.optim.AdamW(list(parameters.values()), lr=0.1, fused=True)
+    advance(parameters, optimizer)
+    return parameters, optimizer
+
+
+def advance(parameters: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> None:
+    for parameter in parameters.values():
+        parameter.grad = torch.sin(parameter.detach())
+    optimizer.step()
+
+
+def test_a_loaded_checkpoint_goes_on_exactly(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, "key", keep=2)
+    parameters, optimizer = make_state()
+    store.save(4, parameters, optimizer)
+    others, other_optimizer = make_state()
+    assert store.load_newest(others, other_optimizer) == 4
+    for _ in range(3):
+        advance(parameters, optimizer)
+        advance(others, other_optimizer)
+    assert all(torch.equal(parameters[name], others[name]) for name in parameters)
+
+
+def test_old_checkpoints_go_and_leftovers_too(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, "key", keep=2)
+    state = make_state()
+    assert store.load_newest(*state) == 0
+    for step in (1, 2, 10):
+        store.save(step, *state)
+    assert store.steps() == [2, 10]
+    (tmp_path / ".step_00000011.partial").mkdir()
+    assert store.load_newest(*state) == 10
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["step_00000002", "step_00000010"]
+
+
+def test_a_checkpoint_of_another_recipe_or_model_is_refused(tmp_path: Path) -> None:
+    CheckpointStore(tmp_path, "key", keep=2).save(4, *make_state())
+    with pytest.raises(CheckpointError, match=r"step_00000004: belongs to another recipe; a run goes on only with its own"):
+        CheckpointStore(tmp_path, "other", keep=2).load_newest(*make_state())
+    with pytest.raises(CheckpointError, match=r"2 tensors do not fit: a has shape \(3, 3\), the model \(4, 4\); b has shape"):
+        CheckpointStore(tmp_path, "key", keep=2).load_newest(*make_state(4))
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "optimizer.safetensors", "state.json"])
+def test_a_damaged_checkpoint_is_refused(tmp_path: Path, name: str) -> None:
+    store = CheckpointStore(tmp_path, "key", keep=2)
+    store.save(4, *make_state())
+    path = store.path(4) / name
+    path.write_bytes(path.read_bytes()[:-7])
+    with pytest.raises(CheckpointError, match=rf"{name} is incomplete; a whole checkpoint\. Delete this folder to go on"):
+        store.load_newest(*make_state())
+
+
+def test_an_interrupted_save_leaves_the_older_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = CheckpointStore(tmp_path, "key", keep=1)
+    store.save(4, *make_state())
+
+    def stop(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint.os, "replace", stop)
+    with pytest.raises(KeyboardInterrupt):
+        store.save(8, *make_state())
+    monkeypatch.undo()
+    assert store.load_newest(*make_state()) == 4
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)], check=False, capture_output=True)
+    if mounted.returncode != 0:
+        pytest.skip(f"no small disk can be mounted here: {mounted.stderr.decode().strip()}")
+    try:
+        store = CheckpointStore(disk / "checkpoints", "key", keep=2)
+        store.save(4, *make_state(50))
+        with pytest.raises(CheckpointError, match=r"the disk is full; nothing older is lost, the newest one kept is after step 4"):
+            store.save(8, *make_state(300))
+        assert store.load_newest(*make_state(50)) == 4
+        assert [entry.name for entry in (disk / "checkpoints").iterdir()] == ["step_00000004"]
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_the_state_names_its_step(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, "key", keep=2)
+    store.save(12, *make_state())
+    assert json.loads((store.path(12) / "state.json").read_text())["step"] == 12

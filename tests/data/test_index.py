@@ -189,7 +189,7 @@ def test_an_interrupted_write_leaves_nothing_that_is_taken(
         raise OSError("No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(index_module.json, "dumps", fail)
+        patched.setattr(index_module, "json", SimpleNamespace(dumps=fail, loads=json.loads))
         with pytest.raises(OSError, match="No space left"):
             open_manifest(path)
     assert len(open_manifest(path)) == 1

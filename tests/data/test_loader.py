@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from collections import Counter
 from dataclasses import fields
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -57,7 +58,7 @@ def with_workers(loader: Loader, num_workers: int) -> Loader:
 
 def assert_same(ours: list[list[Batch]], theirs: list[list[Batch]]) -> None:
     assert [len(batches) for batches in ours] == [len(batches) for batches in theirs]
-    for one, other in zip(sum(ours, []), sum(theirs, []), strict=True):
+    for one, other in zip(chain.from_iterable(ours), chain.from_iterable(theirs), strict=True):
         for field in fields(Batch):
             a, b = getattr(one, field.name), getattr(other, field.name)
             a, b = (a, b) if isinstance(a, tuple) else ((a,), (b,))

@@ -28,16 +28,12 @@ def chat(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of one reply at most.")] = 256,
 ) -> None:
     """Talk to a trained model: several turns, text and clips mixed as you like, replies as they are made."""
-    from voicetextblender.cli.run_folder import find_model
+    from voicetextblender.cli.run_folder import find_model, load_replier
     from voicetextblender.cli.voice import Speaker
+    from voicetextblender.serve.chat import ChatSession
 
     folder = find_model(run)
-    with console.status("loading the model"):
-        from voicetextblender.model.reply import SpeechReplier
-        from voicetextblender.model.weights import load_composite
-        from voicetextblender.serve.chat import ChatSession
-
-        replier = SpeechReplier(load_composite(folder))
+    replier = load_replier(folder)
     console.print(f"[dim]{folder}. /help lists what you can type.[/dim]")
     hold(ChatSession(replier, Speaker(voice), system=system, max_new_tokens=max_new_tokens))
 

@@ -36,18 +36,14 @@ def evaluate(
 
     Replies are kept beside the report and used again while the model and the items stay the same.
     """
-    from voicetextblender.cli.run_folder import find_model
+    from voicetextblender.cli.run_folder import find_model, load_replier
+    from voicetextblender.evaluate.report import print_table, write_report
+    from voicetextblender.evaluate.runs import RunLog
+    from voicetextblender.evaluate.suite import evaluate_column
 
     recipe = read_recipe(run, overrides or [])
     folder = find_model(run)
-    with console.status("loading the model"):
-        from voicetextblender.evaluate.report import print_table, write_report
-        from voicetextblender.evaluate.runs import RunLog
-        from voicetextblender.evaluate.suite import evaluate_column
-        from voicetextblender.model.reply import SpeechReplier
-        from voicetextblender.model.weights import load_composite
-
-        replier = SpeechReplier(load_composite(folder))
+    replier = load_replier(folder)
     config = recipe.evaluate
     assert config is not None
     out = out or run / "report"

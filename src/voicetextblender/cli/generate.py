@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from voicetextblender.cli.console import console, examples
+from voicetextblender.cli.console import examples
 
 if TYPE_CHECKING:
     from voicetextblender.chat.conversation import Part
@@ -33,17 +33,12 @@ def generate(
 ) -> None:
     """Print the reply of a trained model to one prompt with any number of clips, and nothing else."""
     from voicetextblender.chat.conversation import Conversation, TextPart, Turn
-    from voicetextblender.cli.run_folder import find_model
+    from voicetextblender.cli.run_folder import find_model, load_replier
 
     opening = () if system is None else (Turn("system", (TextPart(system),)),)
     turns = (*opening, Turn("user", place_clips(prompt, audio or [])))
     folder = find_model(run)
-    with console.status("loading the model"):
-        from voicetextblender.model.reply import SpeechReplier
-        from voicetextblender.model.weights import load_composite
-
-        replier = SpeechReplier(load_composite(folder))
-    typer.echo(replier.reply([Conversation("prompt", turns)], max_new_tokens)[0])
+    typer.echo(load_replier(folder).reply([Conversation("prompt", turns)], max_new_tokens)[0])
 
 
 def place_clips(prompt: str, clips: list[Path]) -> tuple[Part, ...]:

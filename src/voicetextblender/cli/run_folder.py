@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from voicetextblender.cli.console import error_console
 from voicetextblender.errors import RunError, describe
+
+if TYPE_CHECKING:
+    from voicetextblender.model.reply import SpeechReplier
 
 
 def find_model(run: Path) -> Path:
@@ -24,3 +29,15 @@ def find_model(run: Path) -> Path:
         found, expected = "a run that is not finished", "its folder 'model' is written at the end of training"
         fix = f"Continue it: vtb train {run / 'recipe.yaml'} --out {run}"
     raise RunError(describe(str(run), found, expected, fix))
+
+
+def load_replier(folder: Path) -> SpeechReplier:
+    """The trained model of `folder`, ready to answer; a spinner stands in for the libraries' own progress bars."""
+    with error_console.status("loading the model"):
+        from transformers.utils import logging
+
+        from voicetextblender.model.reply import SpeechReplier
+        from voicetextblender.model.weights import load_composite
+
+        logging.disable_progress_bar()
+        return SpeechReplier(load_composite(folder))

@@ -20,7 +20,7 @@ from voicetextblender.errors import DataError, describe, describe_many
 from voicetextblender.files import derive_seed
 
 BLOCK_SIZE = 64
-"""Draws shuffled together. The mix of every block is exact to a draw or so; a short block keeps single steps near it."""
+"""Draws shuffled together. A block has the exact mix, to a draw or so; short blocks keep single steps near it."""
 NUM_ROUNDS = 6
 """Rounds of the Feistel network. Four give a strong permutation where the halves are wide; ours may be of 1 bit."""
 
@@ -48,7 +48,7 @@ class Blend:
         seed: key of all orders.
 
     Raises:
-        DataError: a weight that is negative or not finite, no positive weight at all, or a weighted source without rows.
+        DataError: a weight that is negative or not finite, no positive weight, or a weighted source without rows.
     """
 
     def __init__(self, weights: Mapping[str, float], sizes: Mapping[str, int], seed: int) -> None:

@@ -162,7 +162,9 @@ class SourceIndex:
     @property
     def dropped(self) -> list[Drop]:
         """Every row that is not usable, in the order of the manifest."""
-        long_rows = [self._describe_long(i) for i in np.flatnonzero(self._too_many_tokens | self._clip_too_long)]
+        long_rows = [
+            self._describe_long(i) for i in np.flatnonzero(self._too_many_tokens | self._clip_too_long).tolist()
+        ]
         return sorted([*self.bad_rows, *long_rows])
 
     def where(self, row: int) -> str:

@@ -13,9 +13,9 @@ import torch
 from pydantic import Field, model_validator
 from torch.utils.data import DataLoader, Dataset
 
-from voicetextblender.audio.waveform import read_waveform
 from voicetextblender.batch import Batch, collate
-from voicetextblender.chat.conversation import AudioPart, Conversation
+from voicetextblender.chat.clips import read_clip
+from voicetextblender.chat.conversation import Conversation
 from voicetextblender.chat.render import Rendered, Renderer
 from voicetextblender.data.blend import Blend
 from voicetextblender.data.index import Geometry, Limits, SourceIndex, open_index
@@ -118,7 +118,7 @@ class Loader:
 
     def _read_clips(self, draw: Draw, conversation: Conversation) -> list[np.ndarray]:
         where = self.indexes[draw.source].where(draw.row)
-        return [_read_clip(clip, where) for clip in conversation.clips]
+        return [read_clip(clip, where) for clip in conversation.clips]
 
     def _render(self, draw: Draw, conversation: Conversation, waveforms: Sequence[np.ndarray]) -> Rendered:
         index = self.indexes[draw.source]
@@ -193,13 +193,6 @@ class _Steps(Dataset[Any]):
             return error
 
 
-def _read_clip(clip: AudioPart, where: str) -> np.ndarray:
-    if clip.waveform is not None:
-        return clip.waveform
-    assert clip.path is not None
-    return read_waveform(clip.path, start_s=clip.start_s, duration_s=clip.duration_s, where=where)
-
-
 def _as_it_is(value: Any) -> Any:
     return value
 
@@ -215,7 +208,7 @@ def _to_tensors(batch: Batch) -> Batch:
 
 def _replace_each(batch: Batch, change: Callable[[Any], Any]) -> Batch:
     """Apply `change` to each field, and to each member of those that are tuples."""
-    changed = {}
+    changed: dict[str, Any] = {}
     for field in fields(batch):
         value = getattr(batch, field.name)
         changed[field.name] = tuple(map(change, value)) if isinstance(value, tuple) else change(value)

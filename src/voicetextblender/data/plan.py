@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple, Protocol, Self
 
 import numpy as np
@@ -94,7 +95,7 @@ class Plan:
         sizes = _spread(cuts[rank], num_microbatches)
         stops = np.cumsum([0, *sizes]).tolist()
         share = shares[rank]
-        return tuple(tuple(draws[i] for i in share[start:stop]) for start, stop in zip(stops, stops[1:], strict=False))
+        return tuple(tuple(draws[i] for i in share[start:stop]) for start, stop in pairwise(stops))
 
     def draws(self, step: int) -> list[Draw]:
         """All conversations of a step in the order of the blend."""

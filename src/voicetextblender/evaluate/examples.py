@@ -23,7 +23,8 @@ MAX_AUDIO_BYTES = 6_000_000
 """Of all clips in one page, compressed."""
 PICKING_RULE = (
     "Picked by rule: the first item that the row's last column gets right and another column does not, "
-    "the first that the last column does not get right, and the first that is left. Of several turns, the last is shown."
+    "the first that the last column does not get right, and the first that is left; "
+    "of several turns, the last."
 )
 
 

@@ -202,7 +202,9 @@ def _to_svg(figure: Figure, description: str) -> str:
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     drawing = buffer.getvalue()
     drawing = drawing[drawing.index("<svg") :]
-    drawing = re.sub(r"<metadata>.*?</metadata>", "", drawing, flags=re.DOTALL)
+    # A style element inside an inline drawing would apply to the whole page: the page's own sheet has its rules.
+    drawing = re.sub(r"<(metadata|style)[^>]*>.*?</\1>", "", drawing, flags=re.DOTALL)
+    drawing = re.sub(r'<g id="[^"]*">', "<g>", drawing)
     drawing = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", drawing, count=1)
     drawing = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", drawing, count=1)
     drawing = re.sub(r'\s(?:xmlns:xlink|xmlns|version)="[^"]*"', "", drawing)

@@ -80,6 +80,8 @@ class Table:
 
     def cell(self, row: str, column: str, metric: str | None = None) -> Cell | None:
         """The figure at a place, the row's headline when no metric is named."""
+        if row not in self.rows:
+            return None
         wanted = metric or self.headline(row)
         return next((c for c in self.cells if (c.row, c.column, c.metric) == (row, column, wanted)), None)
 

@@ -32,7 +32,7 @@ from voicetextblender.mini.tasks import (
     draw_sum,
     draw_words,
     evaluate,
-    is_held_out,
+    in_split,
     join,
     keys_of,
     list_key,
@@ -253,12 +253,11 @@ DIALOGUE_MAKERS: dict[str, DialogueMaker] = {
 
 
 def draw_dialogue(random: Random, scope: Scope, task: str) -> Dialogue:
-    """A chat on the right side of the split: where its parts have no keys, its whole text decides."""
+    """A chat on the right side of the split. Follow-ups mean nothing alone and have no say in it."""
     while True:
         exchanges = DIALOGUE_MAKERS[task](random, scope, random.choice(LANGUAGES))
-        keys = {key for exchange in exchanges for key in exchange.keys}
-        keys = keys or {" ".join(exchange.text for exchange in exchanges)}
-        if all(is_held_out(key) == (scope.split == "eval") for key in keys):
+        asked = [exchange for exchange in exchanges if exchange.keys or exchange.task != "chat"]
+        if all(in_split(exchange, scope.split) for exchange in asked):
             return Dialogue(task, exchanges)
 
 

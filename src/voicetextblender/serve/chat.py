@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -66,7 +66,7 @@ class ChatSession:
         self.pending: tuple[Part, ...] = ()
         """Parts of a message that goes on in the next line."""
 
-    def handle(self, line: str) -> Iterator[Event]:
+    def handle(self, line: str) -> Generator[Event, None, None]:
         """What follows from one typed line. Consume it to its end, or close it to interrupt a reply.
 
         An interrupted reply stays in the history as far as it came. A message that fails leaves no trace.
@@ -84,7 +84,7 @@ class ChatSession:
         else:
             yield from self._add(line)
 
-    def _add(self, line: str) -> Iterator[Event]:
+    def _add(self, line: str) -> Generator[Event, None, None]:
         """Take a line into the pending message, and send the message when it is complete."""
         unfinished = line.rstrip().endswith("\\")
         try:
@@ -101,7 +101,7 @@ class ChatSession:
             message, self.pending = Turn("user", _join_texts(self.pending)), ()
             yield from self._reply(message)
 
-    def _reply(self, message: Turn) -> Iterator[Event]:
+    def _reply(self, message: Turn) -> Generator[Event, None, None]:
         before = self.turns
         self.turns = (*before, message)
         pieces: list[str] = []
@@ -123,7 +123,7 @@ class ChatSession:
 
 def _describe_clip(part: AudioPart) -> str:
     assert part.waveform is not None
-    return f"{part.path or part.transcript!r}, {samples_to_seconds(len(part.waveform)):.1f} s"
+    return f"{part.path or repr(part.transcript)}, {samples_to_seconds(len(part.waveform)):.1f} s"
 
 
 def _join_texts(parts: tuple[Part, ...]) -> tuple[Part, ...]:

@@ -45,6 +45,15 @@ class Ranks:
         for parameter, piece in zip(parameters, pieces, strict=True):
             parameter.grad = piece.view_as(parameter)
 
+    @contextmanager
+    def first_rank_first(self) -> Iterator[None]:
+        """Run a block on the first rank, then on the others: what the first one cached, they find."""
+        if not self.is_first:
+            self.wait()
+        yield
+        if self.is_first:
+            self.wait()
+
     def wait(self) -> None:
         """Return when every rank has come here."""
         if self.num_ranks > 1:

@@ -106,7 +106,7 @@ def _type_name(annotation: Any) -> str:
 def _describe_default(field: FieldInfo) -> str:
     if field.is_required():
         return "must be given"
-    value = field.get_default(call_default_factory=True)  # type: ignore[call-arg]
+    value = field.get_default(call_default_factory=True)
     if isinstance(value, BaseModel):
         return "as below"
     if isinstance(value, (tuple, list)):

@@ -33,7 +33,13 @@ for _tag, _pattern, _first in (
     ),
 ):
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
-_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(loader.construct_scalar(node)))
+
+
+def _construct_int(loader: _Loader, node: yaml.ScalarNode) -> int:
+    return int(loader.construct_scalar(node))
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
 
 
 @dataclass
@@ -127,7 +133,7 @@ def _plain(loader: _Loader, node: yaml.Node, where: str, path: KeyPath, origins:
             origins[(*path, str(index))] = f"{where}:{item.start_mark.line + 1}"
             items.append(_plain(loader, item, where, (*path, str(index)), origins))
         return items
-    return loader.construct_object(node)  # type: ignore[no-untyped-call]
+    return loader.construct_object(node)
 
 
 def dotted(path: Sequence[str | int]) -> str:

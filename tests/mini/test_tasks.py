@@ -16,12 +16,9 @@ from voicetextblender.mini.tasks import MAKERS, Scope, draw, in_split
 from voicetextblender.mini.text_tasks import DIALOGUE_MAKERS, TASK_WEIGHTS, TEXT_ONLY_MAKERS, draw_dialogue
 from voicetextblender.mini.wordings import WORDINGS
 
-EN = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen".split()
-DE = "null eins zwei drei vier fünf sechs sieben acht neun zehn elf zwölf dreizehn vierzehn fünfzehn sechzehn".split()
-VALUE = {word: value for words in (EN, DE) for value, word in enumerate(words)} | {
-    "seventeen": 17, "eighteen": 18, "nineteen": 19, "twenty": 20,
-    "siebzehn": 17, "achtzehn": 18, "neunzehn": 19, "zwanzig": 20,
-}  # fmt: skip
+EN = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
+DE = ["null", "eins", "zwei", "drei", "vier", "fünf", "sechs", "sieben", "acht", "neun", "zehn", "elf", "zwölf"]
+VALUE = {word: value for words in (EN, DE) for value, word in enumerate(words)}
 
 
 def word(name: str) -> lexicon.Word:
@@ -41,7 +38,7 @@ def verb(name: str) -> lexicon.Verb:
 APPLES = Fact(
     word("Anna"), verb("buys"), word("three"), lexicon.COLOURS[0], noun("apples"), word("Berlin"), word("Monday")
 )
-TRIP = Fact(word("Leo"), verb("travels to"), city=word("Rome"), day=word("Sunday"))
+TRIP = Fact(word("Nora"), verb("travels to"), city=word("Rome"), day=word("Sunday"))
 
 
 @pytest.mark.parametrize(
@@ -49,8 +46,8 @@ TRIP = Fact(word("Leo"), verb("travels to"), city=word("Rome"), day=word("Sunday
     [
         (APPLES, "en", "Anna buys three red apples in Berlin on Monday."),
         (APPLES, "de", "Anna kauft am Montag drei rote Äpfel in Berlin."),
-        (TRIP, "en", "Leo travels to Rome on Sunday."),
-        (TRIP, "de", "Leo fährt am Sonntag nach Rom."),
+        (TRIP, "en", "Nora travels to Rome on Sunday."),
+        (TRIP, "de", "Nora fährt am Sonntag nach Rom."),
     ],
 )
 def test_statements(fact: Fact, language: Language, text: str) -> None:
@@ -59,14 +56,14 @@ def test_statements(fact: Fact, language: Language, text: str) -> None:
 
 def test_questions() -> None:
     english = {question.text: question.answer for question in questions_about(APPLES, "en")}
-    assert english["What does Anna buy?"] == "Three red apples."
-    assert english["Where does Anna buy the apples?"] == "In Berlin."
-    assert english["What colour are the apples?"] == "Red."
+    assert english["What does Anna buy?"] == "three red apples."
+    assert english["Where does Anna buy the apples?"] == "in Berlin."
+    assert english["What colour are the apples?"] == "red."
     german = {question.text: question.answer for question in questions_about(APPLES, "de")}
-    assert german["Wie viele Äpfel kauft Anna?"] == "Drei."
-    assert german["Wann kauft Anna die Äpfel?"] == "Am Montag."
+    assert german["Wie viele Äpfel kauft Anna?"] == "drei."
+    assert german["Wann kauft Anna die Äpfel?"] == "am Montag."
     trip = {question.text: question.answer for question in questions_about(TRIP, "de")}
-    assert trip["Wohin fährt Leo?"] == "Nach Rom." and trip["Wer fährt nach Rom?"] == "Leo."
+    assert trip["Wohin fährt Nora?"] == "nach Rom." and trip["Wer fährt nach Rom?"] == "Nora."
 
 
 @given(st.integers(0, 2**32))
@@ -86,44 +83,28 @@ def test_answers_come_from_the_statement(seed: int) -> None:
             assert question.answer[:-1].lower() in said
 
 
-def words_in(text: str) -> list[str]:
-    return [one.strip(".,:?!").lower() for one in text.split()]
-
-
 def check_answer(task: str, text: str, content: str, answer: str) -> None:
     """Work the answer out again, from the words alone."""
-    items = [item.strip() for item in content.split(",")]
-    listed = answer.rstrip(".").split(", ")
+    items, said = content.split(), answer.rstrip(".").split()
     if task == "arithmetic":
-        left, operator, right = content.split()
-        value = {"plus": int.__add__, "minus": int.__sub__}.get(operator, int.__mul__)(VALUE[left], VALUE[right])
-        assert VALUE[answer[:-1].lower()] == value
+        left, operator, right = items
+        value = VALUE[left] + VALUE[right] if operator == "plus" else VALUE[left] - VALUE[right]
+        assert VALUE[answer[:-1]] == value
     elif task == "sort":
-        assert [VALUE[item.lower()] for item in listed] == sorted(VALUE[item] for item in items)
+        assert [VALUE[item] for item in said] == sorted(VALUE[item] for item in items)
     elif task in ("repeat", "reverse"):
-        assert [one.lower() for one in listed] == [one.lower() for one in items[:: 1 if task == "repeat" else -1]]
+        assert said == items[:: 1 if task == "repeat" else -1]
     elif task == "transcribe":
         assert answer == content and content in text
-    elif task == "digits":
-        assert [int(one) for one in answer.split()] == [VALUE[item] for item in items]
-    elif task == "count_words":
-        assert VALUE[answer[:-1].lower()] == len(items)
     elif task in ("first", "last"):
-        assert answer[:-1].lower() == items[0 if task == "first" else -1].lower()
-    elif task in ("larger", "smaller"):
-        pair = [VALUE[one] for one in content.split() if one in VALUE]
-        assert VALUE[answer[:-1].lower()] == (max(pair) if task == "larger" else min(pair))
-    elif task == "letter":
-        assert answer == content[0] + "."
+        assert said == [items[0 if task == "first" else -1]]
+    elif task == "larger":
+        assert VALUE[answer[:-1]] == max(VALUE[item] for item in items if item in VALUE)
     elif task == "json":
         values = json.loads(answer)
-        said = content.rstrip(".").split()
-        assert values["who"] == said[0] and values["what"] in said and values["count"] in [VALUE.get(w) for w in said]
-    elif task == "check":
-        sentences = [part.strip() for part in text.replace("?", ".").replace(":", ".").split(".")]
-        claims = [part for part in sentences if part.split(" ")[1:3] == content.split(" ")[1:3]]
-        same = content[:-1] in claims and len({*claims}) == 1
-        assert (answer in ("Yes.", "Ja.")) == same
+        words = content.rstrip(".").split()
+        assert values["who"] == words[0] and values["what"] in words
+        assert values["count"] in [VALUE.get(word) for word in words]
     elif task == "answer":
         assert answer[:-1].lower() in text.lower()
 
@@ -146,15 +127,12 @@ def test_translation_of_every_word_goes_both_ways() -> None:
         assert german.count(".") == english.count(".") and german.split()[0] == english.split()[0]
 
 
-def test_running_sums_run_on() -> None:
+def test_follow_ups_ask_about_what_was_said_before() -> None:
     random = Random(3)
     for _ in range(100):
-        first, *rest = draw_dialogue(random, Scope("train"), "running_sum").exchanges
-        value = VALUE[first.answer[:-1].lower()]
-        for exchange in rest:
-            _, operator, right = words_in(exchange.text)
-            value = value + VALUE[right] if operator == "plus" else value - VALUE[right]
-            assert VALUE[exchange.answer[:-1].lower()] == value
+        first, follow_up = draw_dialogue(random, Scope("train"), "other_language").exchanges
+        assert first.answer == first.content and follow_up.answer != first.answer
+        assert follow_up.answer.split()[0] == first.answer.split()[0]
 
 
 @pytest.mark.parametrize("split", ["train", "eval"])

@@ -146,7 +146,7 @@ def test_an_override_of_an_unknown_section_is_told_with_the_command_line(small: 
 
 
 def test_values_that_do_not_fit_together_are_refused(small: Path) -> None:
-    with pytest.raises(RecipeError, match="data: its values do not fit together; .*max_conversation_tokens"):
+    with pytest.raises(RecipeError, match=r"data: its values do not fit together; .*max_conversation_tokens"):
         load_recipe(small, ["data.max_conversation_tokens=9000"])
 
 

@@ -61,11 +61,13 @@ def test_a_valid_tree_becomes_the_config() -> None:
         ),
         (
             "steps: 1\nitems:\n  - {rank: 1}\n  - {alfa: 3}",
-            "r.yaml:4 items.1.alfa: unknown key 'alfa'; allowed are rank, alpha. Did you mean 'alpha'? Rename or remove it.",
+            "r.yaml:4 items.1.alfa: unknown key 'alfa'; allowed are rank, alpha. "
+            "Did you mean 'alpha'? Rename or remove it.",
         ),
         (
             "steps: 1\nnamed:\n  x: {ranks: 3}",
-            "r.yaml:3 named.x.ranks: unknown key 'ranks'; allowed are rank, alpha. Did you mean 'rank'? Rename or remove it.",
+            "r.yaml:3 named.x.ranks: unknown key 'ranks'; allowed are rank, alpha. "
+            "Did you mean 'rank'? Rename or remove it.",
         ),
         ("inner: {rank: 1}", "r.yaml steps: not given; it has no default. Add it."),
         (

@@ -106,7 +106,7 @@ def _limit_axes(axes: Axes, points: Sequence[Point]) -> float:
     left, right = min([90.0, *(text.low for text in texts)]), max([100.0, *(text.high for text in texts)])
     low, high = min([80.0, *(one.low for one in speeches)]), max([90.0, *(one.high for one in speeches)])
     floor = low - (high - low) * 0.16
-    axes.set_xlim(left - (right - left) * 0.06, right + (right - left) * 0.06)
+    axes.set_xlim(left - (right - left) * 0.06, right + (right - left) * 0.09)
     axes.set_ylim(floor - (high - low) * 0.07, min(101.0, high + (high - low) * 0.1))
     return floor
 
@@ -119,7 +119,9 @@ def _label_points(axes: Axes, heights: Mapping[str, float], points: Sequence[Poi
         side = [point for point in points if (point.text.value > (left + right) / 2) == to_the_left]
         places = _spread([heights[point.column] for point in side], gap, highest)
         for point, y in zip(side, places, strict=True):
-            x = point.text.value + (-offset if to_the_left else offset)
+            x = min(point.text.low - offset / 3, point.text.value - offset)
+            if not to_the_left:
+                x = max(point.text.high + offset / 3, point.text.value + offset)
             axes.plot([point.text.value, x], [heights[point.column], y], color=_LINE, linewidth=1, zorder=1)
             align = "right" if to_the_left else "left"
             axes.text(x, y, f" {point.label} ", ha=align, va="center", fontsize=12.5, fontweight="bold")

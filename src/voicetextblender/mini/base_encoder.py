@@ -1,8 +1,9 @@
-"""The base speech encoder of the embedded world: a FastConformer pretrained with CTC on the transcripts of its clips."""
+"""The base speech encoder of the embedded world: a FastConformer pretrained with CTC on the transcripts of clips."""
 
 from __future__ import annotations
 
 import itertools
+import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
+from jaxtyping import Int
 from pydantic import Field
 from rich.console import Console
 from tokenizers import Tokenizer
@@ -24,7 +26,7 @@ from transformers import ParakeetCTCConfig, ParakeetEncoderConfig, ParakeetForCT
 
 from voicetextblender.audio.augment import SpecAugmentConfig, spec_augment
 from voicetextblender.audio.features import LogMel
-from voicetextblender.audio.lengths import num_audio_tokens
+from voicetextblender.audio.lengths import num_audio_tokens, num_encoder_frames
 from voicetextblender.audio.waveform import read_waveform
 from voicetextblender.config import StrictConfig
 from voicetextblender.errors import DataError, describe
@@ -32,6 +34,8 @@ from voicetextblender.files import derive_seed
 from voicetextblender.mini.pretrain import PretrainConfig, fit
 
 BLANK, UNKNOWN = "<blank>", "<unk>"
+IGNORED = -100
+"""Target of a frame that has none."""
 ALPHABET = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZäöüÄÖÜß0123456789.,:;?!'\"-"
 """Characters that can be spelled even if no training transcript has them."""
 
@@ -41,21 +45,25 @@ class BaseEncoderConfig(StrictConfig):
 
     Args:
         conv_channels: of the subsampling front end, which sees 8 times as many frames as the layers.
+        num_flat_start_steps: over which the loss passes from evenly spread labels to CTC.
         num_calibration_steps: batches whose mean statistics replace the running ones of batch normalisation at the end.
     """
 
-    hidden_size: int = 192
-    num_layers: int = 5
+    hidden_size: int = 256
+    num_layers: int = 4
     num_heads: int = 4
-    conv_channels: int = 64
-    vocab_size: int = Field(default=384, gt=len(ALPHABET) + 2)
-    dropout: float = 0.05
-    clips_per_step: int = 32
+    conv_channels: int = 32
+    vocab_size: int = Field(default=1024, gt=len(ALPHABET) + 2)
+    dropout: float = 0.0
+    clips_per_step: int = 8
+    num_flat_start_steps: int = 400
     num_calibration_steps: int = 40
     spec_augment: SpecAugmentConfig = SpecAugmentConfig(
         num_frequency_masks=2, max_frequency_width=12, num_time_masks=2, max_time_fraction=0.04
     )
-    pretrain: PretrainConfig = PretrainConfig(steps=1000, learning_rate=2e-3, warmup_steps=100, weight_decay=0.01)
+    pretrain: PretrainConfig = PretrainConfig(
+        steps=1500, learning_rate=1.5e-3, warmup_steps=100, weight_decay=0.01, checkpoint_every=250
+    )
 
 
 @dataclass(frozen=True)
@@ -93,17 +101,55 @@ def pretrain_base_encoder(
     model = build_base_encoder(config, tokenizer)
 
     def step_loss(step: int) -> Tensor:
-        features, inside, labels = data.batch(step, augment=True)
-        loss: Tensor = model(input_features=features, attention_mask=inside, labels=labels).loss
-        return loss
+        return encoder_loss(model, data, step)
 
     checkpoint = out / "training.pt"
     losses = fit(model, step_loss, config.pretrain, checkpoint=checkpoint, label="speech encoder", console=console)
     calibrate_batch_norm(model, data, config.num_calibration_steps)
-    model.save_pretrained(out)
-    tokenizer.save_pretrained(out)
+    _save(model, tokenizer, out, losses)
     checkpoint.unlink()
     return BaseEncoderResult(losses, data.num_dropped)
+
+
+def encoder_loss(model: ParakeetForCTC, data: ClipBatches, step: int) -> Tensor:
+    """CTC loss of the clips of a step, at first mixed with cross-entropy against evenly spread labels."""
+    features, inside, labels = data.batch(step, augment=True)
+    output = model(input_features=features, attention_mask=inside, labels=labels)
+    loss: Tensor = output.loss
+    num_flat_start_steps = data.config.num_flat_start_steps
+    if step < num_flat_start_steps:
+        targets = spread_evenly(labels, data.piece_lengths[labels], num_encoder_frames(inside.sum(1)))
+        logits = output.logits.flatten(0, 1)
+        even_loss = torch.nn.functional.cross_entropy(logits, targets.flatten(), ignore_index=IGNORED)
+        loss = torch.lerp(even_loss, loss, step / num_flat_start_steps)
+    return loss
+
+
+def _save(model: ParakeetForCTC, tokenizer: ParakeetTokenizer, out: Path, losses: Sequence[float]) -> None:
+    """Write the folder so that `config.json`, by which it is known to be finished, comes last."""
+    with (out / "log.jsonl").open("w") as log:
+        log.writelines(json.dumps({"step": step, "loss": loss}) + "\n" for step, loss in enumerate(losses, 1))
+    unfinished = out / "unfinished"
+    model.save_pretrained(unfinished)
+    tokenizer.save_pretrained(unfinished)
+    for path in sorted(unfinished.iterdir(), key=lambda path: path.name == "config.json"):
+        path.replace(out / path.name)
+    unfinished.rmdir()
+
+
+def spread_evenly(
+    labels: Int[Tensor, "clips labels"], weights: Int[Tensor, "clips labels"], num_frames: Int[Tensor, " clips"]
+) -> Int[Tensor, "clips encoder_frames"]:
+    """A target for every encoder frame, as if each label lasted in proportion to its weight; `IGNORED` beyond a clip.
+
+    Padding labels have weight 0. Such a start saves CTC the long plateau on which it learns nothing but which pieces
+    are frequent: the transcripts of this world have a clear place in time, since a synthesiser speaks evenly.
+    """
+    ends = weights.cumsum(1) / weights.sum(1, keepdim=True)
+    frames = torch.arange(int(num_frames.max()))
+    middles = (frames + 0.5) / num_frames[:, None]
+    spoken = torch.searchsorted(ends, middles).clamp(max=labels.shape[1] - 1)
+    return labels.gather(1, spoken).masked_fill(frames >= num_frames[:, None], IGNORED)
 
 
 def build_base_encoder(config: BaseEncoderConfig, tokenizer: ParakeetTokenizer) -> ParakeetForCTC:
@@ -161,16 +207,24 @@ class ClipBatches:
     Clips with fewer encoder frames than CTC needs for their transcript are left out and counted.
     """
 
-    def __init__(self, clips: Sequence[TranscribedClip], tokenizer: ParakeetTokenizer, config: BaseEncoderConfig) -> None:
+    def __init__(
+        self, clips: Sequence[TranscribedClip], tokenizer: ParakeetTokenizer, config: BaseEncoderConfig
+    ) -> None:
         labels = tokenizer([clip.text for clip in clips], add_special_tokens=False)["input_ids"]
         kept = [index for index, clip in enumerate(clips) if fits_ctc(clip.num_samples, labels[index])]
         if not kept:
             found = f"none of the {len(clips)} clips is long enough for its transcript"
-            raise DataError(describe("speech encoder", found, "CTC needs a frame of 80 ms for each piece", "Speak slower"))
+            raise DataError(
+                describe("speech encoder", found, "CTC needs a frame of 80 ms for each piece", "Speak slower")
+            )
         self.num_dropped = len(clips) - len(kept)
         self.clips = [clips[index] for index in kept]
         self.labels = [torch.tensor(labels[index]) for index in kept]
         self.blank = tokenizer.pad_token_id
+        self.piece_lengths = torch.tensor(
+            [len(piece) for piece in tokenizer.convert_ids_to_tokens(range(len(tokenizer)))]
+        )
+        self.piece_lengths[self.blank] = 0
         self.config = config
         self.log_mel = LogMel()
         self.features: dict[int, Tensor] = {}
@@ -225,8 +279,8 @@ def fits_ctc(num_samples: int, labels: Sequence[int]) -> bool:
 def calibrate_batch_norm(model: torch.nn.Module, data: ClipBatches, num_steps: int) -> None:
     """Replace the running statistics of batch normalisation by their means over batches under the final weights.
 
-    Running statistics lag behind the weights and weigh the last batches most; whoever fine-tunes the encoder with frozen
-    statistics inherits both. The model is left in evaluation mode.
+    Running statistics lag behind the weights and weigh the last batches most; whoever fine-tunes the encoder with
+    frozen statistics inherits both. The model is left in evaluation mode.
 
     Source: Wu and Johnson, Rethinking "Batch" in BatchNorm, arXiv 2105.07576.
     """

@@ -27,7 +27,6 @@ from voicetextblender.mini.lexicon import (
     Noun,
     Verb,
     Word,
-    capitalise,
     say,
 )
 
@@ -95,13 +94,12 @@ def say_facts(facts: Sequence[Fact], language: Language) -> str:
 def questions_about(fact: Fact, language: Language) -> list[Question]:
     """Every question that the statement alone answers, in every wording of that question."""
     maker = _questions_en if language == "en" else _questions_de
-    return [Question(kind, text, capitalise(answer) + ".") for kind, text, answer in maker(fact)]
+    return [Question(kind, text, answer + ".") for kind, text, answer in maker(fact)]
 
 
 def _questions_en(fact: Fact) -> list[Question]:
     name = fact.name.en
-    base = "look" if fact.verb.base == "look for" else fact.verb.base
-    tail = " for" if fact.verb.base == "look for" else ""
+    base = fact.verb.base
     found = []
     if fact.noun is None:
         city = "" if fact.city is None else fact.city.en
@@ -117,18 +115,18 @@ def _questions_en(fact: Fact) -> list[Question]:
     count = "" if fact.count is None else fact.count.en
     found.append(Question("who", f"Who {fact.verb.en} {noun}?", name))
     found.append(Question("who", f"Who {fact.verb.en} the {noun}?", name))
-    found.append(Question("what", f"What does {name} {base}{tail}?", things))
-    found.append(Question("how_many", f"How many {noun} does {name} {base}{tail}?", count))
+    found.append(Question("what", f"What does {name} {base}?", things))
+    found.append(Question("how_many", f"How many {noun} does {name} {base}?", count))
     found.append(Question("how_many", f"How many {noun} are there?", count))
     if fact.adjective is not None and fact.adjective in COLOURS:
         found.append(Question("colour", f"What colour are the {noun}?", fact.adjective.en))
         found.append(Question("colour", f"Which colour do the {noun} have?", fact.adjective.en))
     if fact.city is not None:
-        found.append(Question("where", f"Where does {name} {base}{tail} the {noun}?", f"in {fact.city.en}"))
+        found.append(Question("where", f"Where does {name} {base} the {noun}?", f"in {fact.city.en}"))
         found.append(Question("where", f"Where is {name}?", f"in {fact.city.en}"))
     if fact.day is not None:
-        found.append(Question("when", f"When does {name} {base}{tail} the {noun}?", f"on {fact.day.en}"))
-        found.append(Question("when", f"On which day does {name} {base}{tail} the {noun}?", f"on {fact.day.en}"))
+        found.append(Question("when", f"When does {name} {base} the {noun}?", f"on {fact.day.en}"))
+        found.append(Question("when", f"On which day does {name} {base} the {noun}?", f"on {fact.day.en}"))
     return found
 
 

@@ -15,7 +15,7 @@ from voicetextblender.evaluate.predictions import ColumnResult
 from voicetextblender.evaluate.report import WrittenReport, print_table, write_report
 from voicetextblender.evaluate.runs import RunLog
 from voicetextblender.evaluate.suite import evaluate_column
-from voicetextblender.files import fingerprint, write_atomically
+from voicetextblender.files import fingerprint
 from voicetextblender.mini.base_encoder import TranscribedClip, pretrain_base_encoder
 from voicetextblender.mini.base_llm import pretrain_base_llm
 from voicetextblender.mini.rows import MiniWorldConfig

@@ -13,14 +13,12 @@ from voicetextblender.mini.lexicon import (
     COLOURS,
     DAYS,
     LANGUAGES,
-    MONTHS,
     NUMBERS,
     OPPOSITES,
     QUALITIES,
     Language,
     Noun,
     Word,
-    capitalise,
     other,
     say,
 )
@@ -29,7 +27,7 @@ from voicetextblender.mini.wordings import WORDINGS
 EVAL_SHARE = 8
 """One in so many keys belongs to evaluation."""
 
-OPERATORS: dict[str, Word] = {"+": Word("plus", "plus"), "-": Word("minus", "minus"), "*": Word("times", "mal")}
+OPERATORS: dict[str, Word] = {"+": Word("plus", "plus"), "-": Word("minus", "minus")}
 
 
 class Scope(NamedTuple):
@@ -100,9 +98,9 @@ def worded(
 # ---- statements
 
 
-def draw_story(random: Random, scope: Scope, most: int = 3) -> tuple[Fact, ...]:
-    """One to `most` statements, each on the right side of the split, short stories more often."""
-    num_facts = min(random.choice((1, 1, 2, 2, 3)), most, len(scope.entities.cities))
+def draw_story(random: Random, scope: Scope, most: int = 2) -> tuple[Fact, ...]:
+    """One or two statements, each on the right side of the split, one more often."""
+    num_facts = min(random.choice((1, 1, 1, 2)), most)
     while True:
         facts = draw_facts(random, scope.entities, num_facts)
         if all(is_held_out(fact.key) == (scope.split == "eval") for fact in facts):
@@ -160,21 +158,21 @@ def _answer(random: Random, scope: Scope, language: Language) -> Exchange:
 
 
 def draw_words(random: Random, scope: Scope) -> list[Word]:
-    """Three to five different words of one sort: numbers, things, people or colours."""
+    """Two to four different words of one sort: numbers, things, people or colours."""
     pool: list[Word] = random.choice(
         (
-            list(NUMBERS[:13]),
+            list(NUMBERS),
             [Word(noun.en, noun.de) for noun in scope.entities.nouns],
             list(scope.entities.names),
             [Word(colour.en, colour.de) for colour in COLOURS],
         )
     )
-    return random.sample(pool, min(random.randint(3, 5), len(pool)))
+    return random.sample(pool, random.randint(2, 4))
 
 
 def join(items: list[Word], language: Language) -> str:
-    """The words in one language, with commas."""
-    return ", ".join(say(item, language) for item in items)
+    """The words in one language, one after the other as they would be spoken."""
+    return " ".join(say(item, language) for item in items)
 
 
 def list_key(items: list[Word]) -> tuple[str, ...]:
@@ -182,43 +180,39 @@ def list_key(items: list[Word]) -> tuple[str, ...]:
     return ("list " + join(items, "en"),)
 
 
-def evaluate(left: int, operator: str, right: int) -> int:
-    """The result of one small sum, difference or product."""
-    return {"+": left + right, "-": left - right, "*": left * right}[operator]
-
-
 def draw_sum(random: Random) -> tuple[int, str, int]:
-    """Two numbers and an operator whose result lies between zero and twenty."""
+    """Two digits and an operator whose result is one of `NUMBERS`."""
     while True:
-        operator = random.choice("+-*")
-        left, right = random.randint(0, 20 if operator == "-" else 10), random.randint(0, 10)
-        if 0 <= evaluate(left, operator, right) <= 20:
-            return left, operator, right
+        left, right = random.randint(0, 9), random.randint(0, 9)
+        if random.random() < 0.5:
+            return max(left, right), "-", min(left, right)
+        if left + right < len(NUMBERS):
+            return left, "+", right
 
 
 def _arithmetic(random: Random, scope: Scope, language: Language) -> Exchange:
     left, operator, right = draw_sum(random)
     terms = (NUMBERS[left], OPERATORS[operator], NUMBERS[right])
-    answer = capitalise(say(NUMBERS[evaluate(left, operator, right)], language)) + "."
+    answer = say(NUMBERS[left + right if operator == "+" else left - right], language) + "."
     return worded(random, scope, "arithmetic", language, " ".join(say(term, language) for term in terms), answer)
 
 
 def _repeat(random: Random, scope: Scope, language: Language) -> Exchange:
     items = draw_words(random, scope)
     text = join(items, language)
-    return replace(worded(random, scope, "repeat", language, text, capitalise(text) + "."), keys=list_key(items))
+    return replace(worded(random, scope, "repeat", language, text, text + "."), keys=list_key(items))
 
 
 def _sort(random: Random, scope: Scope, language: Language) -> Exchange:
-    items = random.sample(NUMBERS[:13], random.randint(3, 4))
-    answer = capitalise(join(sorted(items, key=NUMBERS.index), language)) + "."
+    items = random.sample(NUMBERS, random.randint(2, 4))
+    answer = join(sorted(items, key=NUMBERS.index), language) + "."
     return replace(worded(random, scope, "sort", language, join(items, language), answer), keys=list_key(items))
 
 
 def _word(random: Random, scope: Scope, language: Language) -> Exchange:
-    group: tuple[Word | Noun, ...] = random.choice((NUMBERS, scope.entities.nouns, DAYS, MONTHS, COLOURS + QUALITIES))  # type: ignore[arg-type]
+    group: tuple[Word | Noun, ...] = random.choice((NUMBERS, scope.entities.nouns, DAYS, COLOURS + QUALITIES))  # type: ignore[arg-type]
     word, target = random.choice(group), random.choice(LANGUAGES)
-    answer = capitalise(say(word, target)) + "."
+    answer = say(word, target) + "."
     exchange = worded(random, scope, f"word.to_{target}", language, say(word, other(target)), answer)
     return replace(exchange, content_language=other(target))
 
@@ -226,7 +220,7 @@ def _word(random: Random, scope: Scope, language: Language) -> Exchange:
 def _opposite(random: Random, scope: Scope, language: Language) -> Exchange:
     pair = random.choice(OPPOSITES)
     word, answer = pair if random.random() < 0.5 else pair[::-1]
-    text = capitalise(say(answer, language)) + "."
+    text = say(answer, language) + "."
     return worded(random, scope, "opposite", language, say(word, language), text)
 
 
@@ -244,15 +238,15 @@ def _previous(random: Random, scope: Scope, language: Language) -> Exchange:
 
 
 def _in_series(random: Random, scope: Scope, language: Language, task: str, offset: int) -> Exchange:
-    series = random.choice((DAYS, MONTHS))
+    series = DAYS
     index = random.randrange(len(series))
-    answer = capitalise(say(neighbour(series, index, offset), language)) + "."
+    answer = say(neighbour(series, index, offset), language) + "."
     return worded(random, scope, task, language, say(series[index], language), answer)
 
 
 def _category(random: Random, scope: Scope, language: Language) -> Exchange:
     noun = random.choice(scope.entities.nouns)
-    answer = capitalise(say(noun.category, language)) + "."
+    answer = say(noun.category, language) + "."
     return worded(random, scope, "category", language, say(noun, language), answer)
 
 

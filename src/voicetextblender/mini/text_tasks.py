@@ -9,34 +9,25 @@ from random import Random
 
 from voicetextblender.mini.grammar import say_fact, say_facts
 from voicetextblender.mini.lexicon import (
-    CATEGORIES,
-    DAYS,
     LANGUAGES,
-    MONTHS,
     NUMBERS,
     Language,
-    Word,
-    capitalise,
     other,
     say,
 )
 from voicetextblender.mini.tasks import (
     MAKERS,
-    OPERATORS,
     Exchange,
     Maker,
     Scope,
     draw,
     draw_question,
     draw_story,
-    draw_sum,
     draw_words,
-    evaluate,
     in_split,
     join,
     keys_of,
     list_key,
-    neighbour,
     transcribe_story,
     worded,
 )
@@ -48,22 +39,15 @@ def _list_task(random: Random, scope: Scope, language: Language, task: str) -> E
     items = draw_words(random, scope)
     answers = {
         "reverse": join(items[::-1], language),
-        "count_words": say(NUMBERS[len(items)], language),
         "first": say(items[0], language),
         "last": say(items[-1], language),
     }
-    exchange = worded(random, scope, task, language, join(items, language), capitalise(answers[task]) + ".")
+    exchange = worded(random, scope, task, language, join(items, language), answers[task] + ".")
     return replace(exchange, keys=list_key(items))
 
 
 def _list_maker(task: str) -> Maker:
     return lambda random, scope, language: _list_task(random, scope, language, task)
-
-
-def _letter(random: Random, scope: Scope, language: Language) -> Exchange:
-    pool = (*scope.entities.names, *scope.entities.cities, *DAYS, *MONTHS)
-    word = say(random.choice(pool), language)
-    return worded(random, scope, "letter", language, word, word[0] + ".")
 
 
 def _json(random: Random, scope: Scope, language: Language) -> Exchange:
@@ -78,66 +62,19 @@ def _json(random: Random, scope: Scope, language: Language) -> Exchange:
     return replace(worded(random, scope, "json", language, say_fact(fact, language), answer), keys=(fact.key,))
 
 
-def _compare(random: Random, scope: Scope, language: Language, task: str) -> Exchange:
-    pair = random.sample(NUMBERS, 2)
-    ordered = sorted(pair, key=NUMBERS.index)
-    content = f" {'or' if language == 'en' else 'oder'} ".join(say(number, language) for number in pair)
-    answer = capitalise(say(ordered[-1 if task == "larger" else 0], language)) + "."
-    return worded(random, scope, task, language, content, answer)
-
-
 def _larger(random: Random, scope: Scope, language: Language) -> Exchange:
-    return _compare(random, scope, language, "larger")
-
-
-def _smaller(random: Random, scope: Scope, language: Language) -> Exchange:
-    return _compare(random, scope, language, "smaller")
-
-
-def _odd_one(random: Random, scope: Scope, language: Language) -> Exchange:
-    usual, odd = random.sample(CATEGORIES, 2)
-    items = random.sample([noun for noun in scope.entities.nouns if noun.category == usual], 3)
-    stranger = random.choice([noun for noun in scope.entities.nouns if noun.category == odd])
-    listed: list[Word] = [Word(noun.en, noun.de) for noun in (*items, stranger)]
-    random.shuffle(listed)
-    answer = capitalise(say(stranger, language)) + "."
-    return replace(worded(random, scope, "odd_one", language, join(listed, language), answer), keys=list_key(listed))
-
-
-def _digits(random: Random, scope: Scope, language: Language) -> Exchange:
-    items = random.sample(NUMBERS[:13], random.randint(3, 5))
-    answer = " ".join(str(NUMBERS.index(item)) for item in items)
-    return replace(worded(random, scope, "digits", language, join(items, language), answer), keys=list_key(items))
-
-
-def _check(random: Random, scope: Scope, language: Language) -> Exchange:
-    """Is a claim about the statement true? A false one has another number, thing or person."""
-    fact = draw_story(random, scope, 1)[0]
-    claim, right = fact, random.random() < 0.5
-    while claim == fact and not right:
-        swap = random.choice(("name", "city"))
-        if swap == "name":
-            claim = replace(fact, name=random.choice(scope.entities.names))
-        elif fact.city is not None:
-            claim = replace(fact, city=random.choice(scope.entities.cities))
-    verdict = {"en": ("No.", "Yes."), "de": ("Nein.", "Ja.")}[language][right]
-    question = say_fact(claim, language)[:-1] + "?"
-    exchange = worded(random, scope, "check", language, say_fact(fact, language), verdict, question)
-    return replace(exchange, keys=(fact.key,))
+    pair = random.sample(NUMBERS, 2)
+    content = f" {'or' if language == 'en' else 'oder'} ".join(say(number, language) for number in pair)
+    answer = say(max(pair, key=NUMBERS.index), language) + "."
+    return worded(random, scope, "larger", language, content, answer)
 
 
 TEXT_ONLY_MAKERS: dict[str, Maker] = {
     "reverse": _list_maker("reverse"),
-    "count_words": _list_maker("count_words"),
     "first": _list_maker("first"),
     "last": _list_maker("last"),
-    "letter": _letter,
     "json": _json,
     "larger": _larger,
-    "smaller": _smaller,
-    "odd_one": _odd_one,
-    "digits": _digits,
-    "check": _check,
 }
 """The single-turn tasks that speech never touches."""
 
@@ -177,15 +114,13 @@ def _recall(random: Random, scope: Scope, language: Language) -> tuple[Exchange,
 
 
 def _more_questions(random: Random, scope: Scope, language: Language) -> tuple[Exchange, ...]:
-    """Statements with a question, then another question about the same statements."""
+    """Statements with a question, then one or two more questions about the same statements."""
     facts = draw_story(random, scope)
-    questions = [draw_question(random, random.choice(facts), language) for _ in range(2)]
+    questions = [draw_question(random, random.choice(facts), language) for _ in range(random.randint(2, 3))]
     text = say_facts(facts, language)
     first = worded(random, scope, "answer", language, text, questions[0].answer, questions[0].text)
-    return (
-        replace(first, keys=keys_of(facts)),
-        say_turn(language, questions[1].text, questions[1].answer, keys_of(facts)),
-    )
+    more = [say_turn(language, question.text, question.answer, keys_of(facts)) for question in questions[1:]]
+    return (replace(first, keys=keys_of(facts)), *more)
 
 
 def _and_in_the_other(random: Random, scope: Scope, language: Language) -> tuple[Exchange, ...]:
@@ -203,37 +138,6 @@ def _and_in_the_other(random: Random, scope: Scope, language: Language) -> tuple
     return first, say_turn(asked_in, follow_up, say_fact(facts[0], other(language)), keys_of(facts))
 
 
-def _running_sum(random: Random, scope: Scope, language: Language) -> tuple[Exchange, ...]:
-    """A sum, then one or two steps on from its result."""
-    left, operator, right = draw_sum(random)
-    terms = (NUMBERS[left], OPERATORS[operator], NUMBERS[right])
-    value = evaluate(left, operator, right)
-    content = " ".join(say(term, language) for term in terms)
-    turns = [worded(random, scope, "arithmetic", language, content, capitalise(say(NUMBERS[value], language)) + ".")]
-    for _ in range(random.randint(1, 2)):
-        step = random.choice([(op, n) for op in "+-" for n in range(1, 11) if 0 <= evaluate(value, op, n) <= 20])
-        value = evaluate(value, *step)
-        operation = f"{say(OPERATORS[step[0]], language)} {say(NUMBERS[step[1]], language)}"
-        text = f"{'And' if language == 'en' else 'Und'} {operation}?"
-        turns.append(say_turn(language, text, capitalise(say(NUMBERS[value], language)) + "."))
-    return tuple(turns)
-
-
-def _series_on(random: Random, scope: Scope, language: Language) -> tuple[Exchange, ...]:
-    """What comes after this, and after that?"""
-    series = random.choice((DAYS, MONTHS))
-    index, forward = random.randrange(len(series)), random.random() < 0.5
-    offset = 1 if forward else -1
-    words = [say(neighbour(series, index, offset * step), language) for step in range(4)]
-    follow_up = {
-        "en": ("And before that?", "And after that?"),
-        "de": ("Und davor?", "Und danach?"),
-    }[language][forward]
-    turns = [worded(random, scope, "next" if forward else "previous", language, words[0], words[1] + ".")]
-    turns += [say_turn(language, follow_up, word + ".") for word in words[2 : random.randint(3, 4)]]
-    return tuple(turns)
-
-
 def _independent(random: Random, scope: Scope, language: Language) -> tuple[Exchange, ...]:
     """Two or three questions that have nothing to do with each other."""
     tasks = ("answer", "arithmetic", "repeat", "word", "opposite", "next", "previous", "category", "translate")
@@ -245,8 +149,6 @@ DIALOGUE_MAKERS: dict[str, DialogueMaker] = {
     "recall": _recall,
     "more_questions": _more_questions,
     "other_language": _and_in_the_other,
-    "running_sum": _running_sum,
-    "series": _series_on,
     "independent": _independent,
 }
 """The patterns of a chat with several turns."""
@@ -264,34 +166,26 @@ def draw_dialogue(random: Random, scope: Scope, task: str) -> Dialogue:
 # ---- the mixture
 
 TASK_WEIGHTS: dict[str, float] = {
-    "transcribe": 5,
-    "translate": 9,
-    "answer": 9,
-    "arithmetic": 5,
-    "repeat": 2,
-    "sort": 4,
-    "word": 4,
+    "transcribe": 4,
+    "translate": 8,
+    "answer": 8,
+    "arithmetic": 8,
+    "repeat": 3,
+    "sort": 5,
+    "word": 5,
     "opposite": 2,
     "next": 2,
     "previous": 2,
-    "category": 2,
-    "reverse": 3,
-    "count_words": 2,
+    "category": 4,
+    "reverse": 5,
     "first": 2,
     "last": 2,
-    "letter": 3,
-    "json": 3,
+    "json": 4,
     "larger": 3,
-    "smaller": 3,
-    "odd_one": 4,
-    "digits": 2,
-    "check": 4,
-    "recall": 3,
-    "more_questions": 3,
+    "recall": 5,
+    "more_questions": 5,
     "other_language": 4,
-    "running_sum": 4,
-    "series": 2,
-    "independent": 4,
+    "independent": 5,
 }
 """How often the text data holds each task; the harder, the oftener."""
 

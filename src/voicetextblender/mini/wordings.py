@@ -25,9 +25,7 @@ WORDINGS: dict[str, dict[Language, Wordings]] = {
                 "Transcribe: {x}",
                 "Write this down: {x}",
                 "Write down what is said: {x}",
-                "Transcribe the following: {x}",
                 "{x} Transcribe this.",
-                "{x} Write down what was said.",
             ),
             ("Write down the following words: {x}", "{x} Please transcribe what was said."),
         ),
@@ -36,9 +34,7 @@ WORDINGS: dict[str, dict[Language, Wordings]] = {
                 "Schreibe das auf: {x}",
                 "Schreibe auf, was gesagt wird: {x}",
                 "Transkribiere: {x}",
-                "Transkribiere das Folgende: {x}",
                 "{x} Schreibe das auf.",
-                "{x} Schreibe auf, was gesagt wurde.",
             ),
             ("Schreibe die folgenden Wörter auf: {x}", "{x} Bitte transkribiere, was gesagt wurde."),
         ),
@@ -48,7 +44,6 @@ WORDINGS: dict[str, dict[Language, Wordings]] = {
             (
                 "Translate into German: {x}",
                 "Say this in German: {x}",
-                "Give the German translation: {x}",
                 "{x} Translate this into German.",
                 "{x} How do you say that in German?",
             ),
@@ -69,7 +64,6 @@ WORDINGS: dict[str, dict[Language, Wordings]] = {
             (
                 "Translate into English: {x}",
                 "Say this in English: {x}",
-                "Give the English translation: {x}",
                 "{x} Translate this into English.",
                 "{x} How do you say that in English?",
             ),
@@ -92,7 +86,6 @@ WORDINGS: dict[str, dict[Language, Wordings]] = {
                 "{q} {x}",
                 "Listen: {x} {q}",
                 "Answer the question. {x} {q}",
-                "{x} Answer the question: {q}",
             ),
             ("Please answer: {q} {x}", "{x} Listen to the question: {q}"),
         ),
@@ -102,7 +95,6 @@ WORDINGS: dict[str, dict[Language, Wordings]] = {
                 "{q} {x}",
                 "Höre zu: {x} {q}",
                 "Beantworte die Frage. {x} {q}",
-                "{x} Beantworte die Frage: {q}",
             ),
             ("Bitte beantworte: {q} {x}", "{x} Höre die Frage: {q}"),
         ),
@@ -184,10 +176,6 @@ WORDINGS: dict[str, dict[Language, Wordings]] = {
         "en": Wordings(("Reverse: {x}.", "Say these words backwards: {x}."), ()),
         "de": Wordings(("Drehe um: {x}.", "Sage diese Wörter rückwärts: {x}."), ()),
     },
-    "count_words": {
-        "en": Wordings(("How many words are these: {x}?", "Count the words: {x}."), ()),
-        "de": Wordings(("Wie viele Wörter sind das: {x}?", "Zähle die Wörter: {x}."), ()),
-    },
     "first": {
         "en": Wordings(("Which word is first: {x}?", "Give the first word of: {x}."), ()),
         "de": Wordings(("Welches Wort ist das erste: {x}?", "Nenne das erste Wort von: {x}."), ()),
@@ -196,10 +184,6 @@ WORDINGS: dict[str, dict[Language, Wordings]] = {
         "en": Wordings(("Which word is last: {x}?", "Give the last word of: {x}."), ()),
         "de": Wordings(("Welches Wort ist das letzte: {x}?", "Nenne das letzte Wort von: {x}."), ()),
     },
-    "letter": {
-        "en": Wordings(("Which letter does {x} begin with?", "First letter of {x}?"), ()),
-        "de": Wordings(("Mit welchem Buchstaben beginnt {x}?", "Erster Buchstabe von {x}?"), ()),
-    },
     "json": {
         "en": Wordings(("Write as JSON: {x}", "{x} Give this as JSON."), ()),
         "de": Wordings(("Schreibe als JSON: {x}", "{x} Gib das als JSON."), ()),
@@ -207,21 +191,5 @@ WORDINGS: dict[str, dict[Language, Wordings]] = {
     "larger": {
         "en": Wordings(("Which is larger: {x}?", "Which number is greater, {x}?"), ()),
         "de": Wordings(("Was ist größer: {x}?", "Welche Zahl ist größer, {x}?"), ()),
-    },
-    "smaller": {
-        "en": Wordings(("Which is smaller: {x}?", "Which number is less, {x}?"), ()),
-        "de": Wordings(("Was ist kleiner: {x}?", "Welche Zahl ist kleiner, {x}?"), ()),
-    },
-    "odd_one": {
-        "en": Wordings(("Which one does not belong: {x}?", "Find the odd one out: {x}."), ()),
-        "de": Wordings(("Was passt nicht: {x}?", "Finde, was nicht dazugehört: {x}."), ()),
-    },
-    "digits": {
-        "en": Wordings(("Write as digits: {x}.", "Write these numbers with digits: {x}."), ()),
-        "de": Wordings(("Schreibe als Ziffern: {x}.", "Schreibe diese Zahlen mit Ziffern: {x}."), ()),
-    },
-    "check": {
-        "en": Wordings(("{x} Is it true: {q}", "True or false? {x} {q}"), ()),
-        "de": Wordings(("{x} Stimmt das: {q}", "Wahr oder falsch? {x} {q}"), ()),
     },
 }

@@ -7,6 +7,7 @@ things also keep away a voice, a wording, an entity, or a way of asking.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -110,20 +111,23 @@ def write_manifests(world: World, data_dir: Path, num_samples: Mapping[str, int]
     counts = {}
     for name, conversations in world.conversations.items():
         path = data_dir / f"{name}.jsonl"
-        rows = [conversation_to_row(placed(row, data_dir, num_samples), path.parent) for row in conversations]
+        rows = [conversation_to_row(placed(row, data_dir, path.parent, num_samples)) for row in conversations]
         with write_atomically(path) as temporary:
             temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
         counts[name] = len(rows)
     return counts
 
 
-def placed(conversation: Conversation, data_dir: Path, num_samples: Mapping[str, int]) -> Conversation:
-    """The same conversation with every clip's full path and duration."""
+def placed(
+    conversation: Conversation, data_dir: Path, manifest_dir: Path, num_samples: Mapping[str, int]
+) -> Conversation:
+    """The same conversation with every clip's duration, and its path from the manifest's folder."""
 
     def place(part: Part) -> Part:
         if isinstance(part, TextPart) or part.path is None:
             return part
-        return replace(part, path=str(data_dir / part.path), duration_s=samples_to_seconds(num_samples[part.path]))
+        path = os.path.relpath(data_dir / part.path, manifest_dir)
+        return replace(part, path=path, duration_s=samples_to_seconds(num_samples[part.path]))
 
     turns = tuple(replace(turn, parts=tuple(place(part) for part in turn.parts)) for turn in conversation.turns)
     return replace(conversation, turns=turns)

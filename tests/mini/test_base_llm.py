@@ -1,0 +1,97 @@
+"""The base LLM: tokenizer, chat template, the start of its weights, and a short training that resumes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+
+from voicetextblender.chat.render import Renderer
+from voicetextblender.mini import base_llm
+from voicetextblender.mini.base_llm import AUDIO, SPECIAL_TOKENS, BaseLLMConfig, is_finished, pretrain_base_llm
+from voicetextblender.mini.pretrain import PretrainConfig
+
+TINY = BaseLLMConfig(
+    hidden_size=64,
+    num_layers=2,
+    num_heads=2,
+    intermediate_size=64,
+    vocab_size=400,
+    num_tokenizer_chats=50,
+    chats_per_step=4,
+    pretrain=PretrainConfig(steps=4, learning_rate=1e-3, warmup_steps=2, checkpoint_every=1),
+)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    return base_llm.train_tokenizer(TINY)
+
+
+def test_special_tokens(tokenizer: PreTrainedTokenizerFast) -> None:
+    assert len(tokenizer) == 400
+    assert tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS)) == list(range(len(SPECIAL_TOKENS)))
+    assert tokenizer.pad_token_id != tokenizer.eos_token_id == SPECIAL_TOKENS.index("<|end|>")
+
+
+def test_template_takes_strings_and_parts(tokenizer: PreTrainedTokenizerFast) -> None:
+    parts = [{"type": "text", "text": "Was ist"}, {"type": "audio", "path": "a.flac"}, {"type": "text", "text": "?"}]
+    chat = [{"role": "user", "content": parts}, {"role": "assistant", "content": "acht."}]
+    shown = tokenizer.apply_chat_template(chat, tokenize=False)
+    assert shown == "<|bos|><|user|>Was ist<|audio|>?<|end|><|assistant|>acht.<|end|>"
+    prompt = tokenizer.apply_chat_template(chat[:1], tokenize=False, add_generation_prompt=True)
+    assert prompt == "<|bos|><|user|>Was ist<|audio|>?<|end|><|assistant|>"
+
+
+def test_only_answers_are_supervised(tokenizer: PreTrainedTokenizerFast) -> None:
+    renderer = Renderer(tokenizer, AUDIO)
+    for index in range(20):
+        chat = base_llm.pretraining_chat(0, index)
+        rendered = renderer.render(chat, ())
+        supervised = tokenizer.decode(rendered.token_ids[rendered.supervision_mask]).replace("<|end|>", "\n")
+        answers = [turn.text for turn in chat.turns if turn.role == "assistant"]
+        assert [line.strip() for line in supervised.strip().split("\n")] == answers
+
+
+def test_first_layer_starts_looking_back() -> None:
+    """With equal token content, head 0 looks one token back, head 1 two, head 2 at the token itself."""
+    model = base_llm.build_base_llm(BaseLLMConfig())
+    model.set_attn_implementation("eager")
+    with torch.no_grad():
+        weights = model(torch.full((1, 12), 300), output_attentions=True).attentions[0][0]
+    for head, offset in enumerate(base_llm.HEAD_OFFSETS):
+        assert weights[head, 8:].argmax(-1).tolist() == [position - offset for position in range(8, 12)]
+
+
+def test_logits_start_with_a_deviation_of_about_one() -> None:
+    torch.manual_seed(0)
+    with torch.no_grad():
+        logits = base_llm.build_base_llm(BaseLLMConfig())(torch.randint(100, 1000, (2, 30))).logits
+    assert 0.5 < logits.std().item() < 2.0
+
+
+def test_training_resumes_and_loads_as_an_ordinary_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    quiet = Console(quiet=True)
+    losses = pretrain_base_llm(tmp_path / "whole", TINY, quiet)
+    original, steps = base_llm.sum_loss, 0
+
+    def killed(*args: object) -> torch.Tensor:
+        nonlocal steps
+        steps += 1
+        if steps > 5:
+            raise KeyboardInterrupt
+        return original(*args)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(base_llm, "sum_loss", killed)
+        pretrain_base_llm(tmp_path / "killed", TINY, quiet)
+    assert not is_finished(tmp_path / "killed")
+    assert pretrain_base_llm(tmp_path / "killed", TINY, quiet) == losses
+    assert is_finished(tmp_path / "killed")
+    whole, resumed = (AutoModelForCausalLM.from_pretrained(tmp_path / name) for name in ("whole", "killed"))
+    for left, right in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(left, right)
+    assert len(AutoTokenizer.from_pretrained(tmp_path / "whole")) == 400

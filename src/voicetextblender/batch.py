@@ -27,7 +27,7 @@ class Batch:
     audio_mask: Bool[Tensor, "rows tokens"]
     num_audio_tokens: tuple[int, ...]
     """One per clip; their sum is the number of true values in `audio_mask`."""
-    waveforms: tuple[Float[Tensor, " samples"], ...]
+    waveforms: tuple[Float[Tensor, " _samples"], ...]
     clip_keys: tuple[int, ...]
     """One per clip: all randomness of that clip (augmentation) follows from it."""
     tasks: tuple[str, ...]

@@ -1,23 +1,22 @@
-"""Invariants 3, 4 and 6: clips and rows agree however they are batched; the gradient does not know the cut; what moves."""
+"""Invariants 3, 4 and 6: rows agree however they are batched; the gradient does not know the cut; what moves."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
 from torch import Tensor
 
+from tests.ranks import run_on_two_ranks
 from tests.tiny import make_manifest, make_recipe
 from voicetextblender.batch import Batch
 from voicetextblender.data.index import Geometry
 from voicetextblender.data.loader import build_loader
 from voicetextblender.model.build import Composite, build_composite, part_of, trainable_parameters
 from voicetextblender.model.clips import embed_clips, group_by_length
-from voicetextblender.train.distributed import Ranks, join_ranks
+from voicetextblender.train.distributed import Ranks
 from voicetextblender.train.optim import build_optimizer
 from voicetextblender.train.recipe import Recipe
 from voicetextblender.train.step import StepResult, batch_losses, run_step
@@ -51,7 +50,8 @@ def assert_same_step(ours: tuple[StepResult, dict[str, Tensor]], theirs: tuple[S
     assert ours[0].grad_norm == pytest.approx(theirs[0].grad_norm, rel=1e-4)
     assert ours[1].keys() == theirs[1].keys()
     for name, gradient in ours[1].items():
-        torch.testing.assert_close(gradient, theirs[1][name], rtol=1e-3, atol=1e-6, msg=lambda text, n=name: f"{n}: {text}")
+        difference, size = float((gradient - theirs[1][name]).norm()), float(theirs[1][name].norm())
+        assert difference <= 1e-4 * size + 1e-7, f"{name}: the gradients differ by {difference} at a norm of {size}"
 
 
 @pytest.fixture(scope="module")
@@ -73,15 +73,12 @@ def test_the_gradient_does_not_depend_on_how_a_step_is_cut_into_microbatches(rec
     assert_same_step(whole, some)
 
 
-def _run_rank(rank: int, recipe: Recipe, folder: str, step: int) -> None:
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511"}
-    torch.set_num_threads(1)
-    with join_ranks("cpu") as ranks:
-        torch.save(step_gradients(recipe, ranks, step), Path(folder) / f"rank{rank}.pt")
+def save_gradients(ranks: Ranks, recipe: Recipe, folder: Path, step: int) -> None:
+    torch.save(step_gradients(recipe, ranks, step), folder / f"rank{ranks.rank}.pt")
 
 
 def two_ranks(recipe: Recipe, folder: Path, step: int = 1) -> tuple[StepResult, dict[str, Tensor]]:
-    mp.spawn(_run_rank, (recipe, str(folder), step), nprocs=2)
+    run_on_two_ranks(save_gradients, recipe, folder, step)
     first, second = (torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in range(2))
     assert_same_step(first, second)
     return first
@@ -119,13 +116,15 @@ def test_exactly_the_parameters_that_the_recipe_names_change(recipe: Recipe, llm
         batches = load_step(recipe, composite)
         run_step(composite, optimizer, list(parameters.values()), batches, recipe.train, ALONE, recipe.seed, step)
     after = composite.model.state_dict()
-    changed = {name for name, value in before.items() if not torch.equal(value, after[name])}
-    # A bias added to every key shifts all scores of a query alike, and softmax does not see it: its gradient is 0.
-    expected = {name for name in parameters if not name.endswith("k_proj.bias")}
+    # A bias added to every key shifts all scores of a query alike, and softmax does not see it: its gradient is 0 but
+    # for rounding, which AdamW may or may not make visible.
+    unknown = {name for name in parameters if name.endswith("k_proj.bias")}
+    expected = set(parameters) - unknown
     if llm == "full":
         expected.add("lm_head.weight")  # tied to the input embeddings
-    assert changed - {name for name in parameters} == expected - set(parameters)
-    assert expected - set(parameters) <= changed and {n for n in expected if n not in changed} == set()
+    changed = {name for name, value in before.items() if not torch.equal(value, after[name])}
+    assert after.keys() == before.keys()
+    assert changed - unknown == expected
     assert {part_of(name) for name in parameters} == (
         {"adapter"} | ({"speech_encoder"} if speech else set()) | ({"llm"} if llm != "frozen" else set())
     )

@@ -71,7 +71,9 @@ def test_a_run_folder_of_another_recipe_is_refused(tmp_path: Path) -> None:
     recipe = make_recipe(tmp_path, steps=2)
     loop.train(recipe, tmp_path / "run")
     other = Recipe.model_validate(recipe.model_dump() | {"seed": 8})
-    with pytest.raises(RunError, match=r"holds a run of another recipe:\nseed: 7 -> 8; the same resolved recipe .* Choose"):
+    with pytest.raises(
+        RunError, match=r"holds a run of another recipe:\nseed: 7 -> 8; the same resolved recipe .* Choose"
+    ):
         loop.train(other, tmp_path / "run")
 
 

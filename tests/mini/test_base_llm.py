@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from rich.console import Console
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from voicetextblender.chat.render import Renderer
+from voicetextblender.chat.render import Rendered, Renderer
 from voicetextblender.mini import base_llm
 from voicetextblender.mini.base_llm import AUDIO, SPECIAL_TOKENS, BaseLLMConfig, is_finished, pretrain_base_llm
 from voicetextblender.mini.pretrain import PretrainConfig
@@ -58,6 +58,7 @@ def test_only_answers_are_supervised(tokenizer: PreTrainedTokenizerFast) -> None
 
 def test_first_layer_starts_looking_back() -> None:
     """With equal token content, head 0 looks one token back, head 1 two, head 2 at the token itself."""
+    torch.manual_seed(0)
     model = base_llm.build_base_llm(BaseLLMConfig())
     model.set_attn_implementation("eager")
     with torch.no_grad():
@@ -78,12 +79,12 @@ def test_training_resumes_and_loads_as_an_ordinary_model(tmp_path: Path, monkeyp
     losses = pretrain_base_llm(tmp_path / "whole", TINY, quiet)
     original, steps = base_llm.sum_loss, 0
 
-    def killed(*args: object) -> torch.Tensor:
+    def killed(model: LlamaForCausalLM, rendered: list[Rendered]) -> torch.Tensor:
         nonlocal steps
         steps += 1
         if steps > 5:
             raise KeyboardInterrupt
-        return original(*args)  # type: ignore[arg-type]
+        return original(model, rendered)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(base_llm, "sum_loss", killed)

@@ -45,7 +45,7 @@ def test_a_killed_run_ends_with_the_same_weights(tmp_path: Path, kill_at: int) -
 def test_a_finished_checkpoint_is_not_trained_again(tmp_path: Path) -> None:
     first = train(tmp_path / "run.pt")
     again = train(tmp_path / "run.pt", kill_at=0)
-    assert torch.equal(first[0].weight, again[0].weight)  # type: ignore[index,arg-type]
+    assert torch.equal(first[0].weight, again[0].weight)  # type: ignore[index]
 
 
 def test_learning_rate_warms_up_and_falls_to_its_end() -> None:

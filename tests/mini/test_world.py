@@ -14,7 +14,7 @@ import pytest
 from voicetextblender.chat.conversation import Conversation, parse_conversation
 from voicetextblender.errors import DataError
 from voicetextblender.mini.eval_rows import user_text
-from voicetextblender.mini.lexicon import ACTIONS, HELD_OUT_ENTITIES, LIVES, TRAVELS, WORKS
+from voicetextblender.mini.lexicon import ACTIONS, HELD_OUT_ENTITIES, LANGUAGES, LIVES, TRAVELS, WORKS, say
 from voicetextblender.mini.rows import UNSEEN_MIXED, UNSEEN_WHOLE, MiniWorldConfig, turn_text
 from voicetextblender.mini.voices import HELD_OUT_VOICES, TRAIN_VOICES
 from voicetextblender.mini.wordings import WORDINGS
@@ -56,7 +56,7 @@ def words_of(text: str) -> set[str]:
 
 
 def held_out_words() -> set[str]:
-    return {form for entity in HELD_OUT_ENTITIES for form in (entity.en, entity.de)}
+    return {say(entity, language) for entity in HELD_OUT_ENTITIES for language in LANGUAGES}
 
 
 def statements(conversations: Iterable[Conversation]) -> set[str]:

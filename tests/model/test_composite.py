@@ -144,9 +144,13 @@ def test_a_model_without_a_tensor_or_with_another_llm_is_refused(
     values = json.loads(manifest.read_text())
     values["llm"]["path"] = str(make_llm(tmp_path / "other", initializer_range=0.1))
     manifest.write_text(json.dumps(values))
-    with pytest.raises(ModelError, match=r"its weights are not those that this model was trained with; the LLM named in"):
+    with pytest.raises(
+        ModelError, match=r"its weights are not those that this model was trained with; the LLM named in"
+    ):
         load_composite(tmp_path / "model")
-    with pytest.raises(ModelError, match=r"no voicetextblender.json; a model folder that training wrote\. Name a finished"):
+    with pytest.raises(
+        ModelError, match=r"no voicetextblender.json; a model folder that training wrote\. Name a finished"
+    ):
         load_composite(tmp_path)
 
 
@@ -210,8 +214,9 @@ def test_other_llms_keep_their_own_logits(family: str, tmp_path: Path) -> None:
         llm = Qwen3ForCausalLM(Qwen3Config(**sizes))
     llm.save_pretrained(tmp_path / "llm")
     tokenizer.save_pretrained(tmp_path / "llm")
-    config = ModelConfig(llm=str(tmp_path / "llm"), speech_encoder=str(make_encoder(tmp_path / "encoder")),
-                         adapter={"num_heads": 2})  # type: ignore[arg-type]
+    config = ModelConfig(
+        llm=str(tmp_path / "llm"), speech_encoder=str(make_encoder(tmp_path / "encoder")), adapter={"num_heads": 2}
+    )  # type: ignore[arg-type]
     composite = build_composite(config, 0)
     llm = AutoModelForCausalLM.from_pretrained(tmp_path / "llm").eval()
     ids = torch.randint(7, 300, (2, 20), generator=torch.Generator().manual_seed(0))

@@ -18,7 +18,10 @@ from voicetextblender.train.checkpoint import CheckpointStore
 
 def make_state(size: int = 3) -> tuple[dict[str, Tensor], torch.optim.Optimizer]:
     torch.manual_seed(0)
-    parameters: dict[str, Tensor] = {"a": torch.nn.Parameter(torch.randn(size, size)), "b": torch.nn.Parameter(torch.randn(size))}
+    parameters: dict[str, Tensor] = {
+        "a": torch.nn.Parameter(torch.randn(size, size)),
+        "b": torch.nn.Parameter(torch.randn(size)),
+    }
     optimizer = torch.optim.AdamW(list(parameters.values()), lr=0.1, fused=True)
     advance(parameters, optimizer)
     return parameters, optimizer
@@ -56,9 +59,13 @@ def test_old_checkpoints_go_and_leftovers_too(tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_another_recipe_or_model_is_refused(tmp_path: Path) -> None:
     CheckpointStore(tmp_path, "key", keep=2).save(4, *make_state())
-    with pytest.raises(CheckpointError, match=r"step_00000004: belongs to another recipe; a run goes on only with its own"):
+    with pytest.raises(
+        CheckpointError, match=r"step_00000004: belongs to another recipe; a run goes on only with its own"
+    ):
         CheckpointStore(tmp_path, "other", keep=2).load_newest(*make_state())
-    with pytest.raises(CheckpointError, match=r"2 tensors do not fit: a has shape \(3, 3\), the model \(4, 4\); b has shape"):
+    with pytest.raises(
+        CheckpointError, match=r"2 tensors do not fit: a has shape \(3, 3\), the model \(4, 4\); b has shape"
+    ):
         CheckpointStore(tmp_path, "key", keep=2).load_newest(*make_state(4))
 
 
@@ -68,7 +75,9 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path, name: str) -> None:
     store.save(4, *make_state())
     path = store.path(4) / name
     path.write_bytes(path.read_bytes()[:-7])
-    with pytest.raises(CheckpointError, match=rf"{name} is incomplete; a whole checkpoint\. Delete this folder to go on"):
+    with pytest.raises(
+        CheckpointError, match=rf"{name} is incomplete; a whole checkpoint\. Delete this folder to go on"
+    ):
         store.load_newest(*make_state())
 
 
@@ -90,13 +99,17 @@ def test_an_interrupted_save_leaves_the_older_checkpoint(tmp_path: Path, monkeyp
 def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)], check=False, capture_output=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)], check=False, capture_output=True
+    )
     if mounted.returncode != 0:
         pytest.skip(f"no small disk can be mounted here: {mounted.stderr.decode().strip()}")
     try:
         store = CheckpointStore(disk / "checkpoints", "key", keep=2)
         store.save(4, *make_state(50))
-        with pytest.raises(CheckpointError, match=r"the disk is full; nothing older is lost, the newest one kept is after step 4"):
+        with pytest.raises(
+            CheckpointError, match=r"the disk is full; nothing older is lost, the newest one kept is after step 4"
+        ):
             store.save(8, *make_state(300))
         assert store.load_newest(*make_state(50)) == 4
         assert [entry.name for entry in (disk / "checkpoints").iterdir()] == ["step_00000004"]

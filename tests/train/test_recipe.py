@@ -18,7 +18,7 @@ from voicetextblender.train.recipe import (
     recipe_fingerprint,
     shipped_recipes,
 )
-from voicetextblender.train.recipe_reference import insert_reference, walk_sections
+from voicetextblender.train.recipe_reference import describe_fields, insert_reference, walk_sections
 
 ROOT = Path(__file__).parents[2]
 
@@ -68,6 +68,28 @@ def test_defaults_are_written_out(small: Path) -> None:
     assert values["model"]["lora"]["rank"] == 32
     assert values["evaluate"] is None
     assert "extends" not in values
+
+
+def test_values_that_no_model_can_have_are_refused(small: Path) -> None:
+    overrides = ["model.adapter.conv_kernel_size=4", "model.lora.rank=0", "train.optim.betas=[0.9, 1.0]"]
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(small, overrides)
+    for line in (
+        "model.adapter.conv_kernel_size: value 4; it should be odd. Change the value.",
+        "model.lora.rank: value 0; it should be greater than or equal to 1. Change the value.",
+        "train.optim.betas.1: value 1.0; it should be less than 1. Change the value.",
+    ):
+        assert line in str(caught.value)
+
+
+def test_every_key_has_a_meaning() -> None:
+    nameless = [
+        f"{path}.{key}"
+        for path, section in walk_sections(Recipe, "")
+        for key in section.model_fields
+        if key not in describe_fields(section)
+    ]
+    assert not nameless
 
 
 def test_overrides_change_values_and_the_fingerprint(small: Path) -> None:

@@ -16,7 +16,11 @@ from voicetextblender.config import StrictConfig
 class SpecAugmentConfig(StrictConfig):
     """How much is masked; the defaults are those of the authors' released configuration.
 
-    `max_frequency_width` is in mel bands, `max_time_fraction` a fraction of the frames of the clip, per mask.
+    Args:
+        num_frequency_masks: bands silenced per clip.
+        max_frequency_width: widest band, in mel bands.
+        num_time_masks: stretches silenced per clip.
+        max_time_fraction: longest stretch, as a fraction of the audio frames of the clip.
 
     Source: Park et al., SpecAugment, arXiv 1904.08779; widths relative to length: arXiv 1912.05533.
     """

@@ -174,9 +174,11 @@ def chat_template_for_parts(template: str, audio_token: str) -> str:
     """`template`, made to take contents that are lists of parts too, as chat servers send them.
 
     Texts are joined as they stand and each part of a type `audio`, `input_audio` or `audio_url` becomes `audio_token`;
-    a content that is a string, or none, is left alone. A part of another type raises the template's own error.
+    a content that is a string, or none, is left alone. A part of another type raises the template's own error. A
+    template that was made so already is returned as it is.
     """
-    return _FLATTEN.replace("AUDIO_TOKEN", json.dumps(audio_token, ensure_ascii=False)) + template
+    flatten = _FLATTEN.replace("AUDIO_TOKEN", json.dumps(audio_token, ensure_ascii=False))
+    return template if template.startswith(flatten) else flatten + template
 
 
 # The last tag ends a line, so that what follows starts one: `trim_blocks` and `lstrip_blocks` act as they did before.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -103,7 +103,7 @@ class Loader:
         for batches in loaded:
             if isinstance(batches, VoiceTextBlenderError):
                 raise batches
-            yield [_to_tensors(batch) for batch in batches]
+            yield [_from_arrays(arrays) for arrays in batches]
 
     def load(self, step: int, rank: int = 0, num_ranks: int = 1) -> list[Batch]:
         """The microbatches of one rank for one step, made here and now."""
@@ -185,7 +185,7 @@ class _Steps(Dataset[Any]):
         self.rank = rank
         self.num_ranks = num_ranks
 
-    def __getitem__(self, step: int) -> list[Batch] | VoiceTextBlenderError:
+    def __getitem__(self, step: int) -> list[dict[str, Any]] | VoiceTextBlenderError:
         # Errors of ours travel as values: raised in a worker they would arrive wrapped in its traceback.
         try:
             return [_to_arrays(batch) for batch in self.loader.load(step, self.rank, self.num_ranks)]
@@ -197,19 +197,22 @@ def _as_it_is(value: Any) -> Any:
     return value
 
 
-def _to_arrays(batch: Batch) -> Batch:
-    """For the way through a pipe: tensors would each take a file descriptor and room in /dev/shm, which may be tiny."""
-    return _replace_each(batch, lambda value: value.numpy() if isinstance(value, torch.Tensor) else value)
+def _to_arrays(batch: Batch) -> dict[str, Any]:
+    """The fields of a batch, for the way through a pipe, with an array for each tensor.
+
+    Tensors would each take a file descriptor and room in /dev/shm, which may be tiny.
+    """
+    values = {field.name: getattr(batch, field.name) for field in fields(batch)}
+    return _change_each(values, lambda value: value.numpy() if isinstance(value, torch.Tensor) else value)
 
 
-def _to_tensors(batch: Batch) -> Batch:
-    return _replace_each(batch, lambda value: torch.from_numpy(value) if isinstance(value, np.ndarray) else value)
+def _from_arrays(values: dict[str, Any]) -> Batch:
+    as_tensor = _change_each(values, lambda value: torch.from_numpy(value) if isinstance(value, np.ndarray) else value)
+    return Batch(**as_tensor)
 
 
-def _replace_each(batch: Batch, change: Callable[[Any], Any]) -> Batch:
-    """Apply `change` to each field, and to each member of those that are tuples."""
-    changed: dict[str, Any] = {}
-    for field in fields(batch):
-        value = getattr(batch, field.name)
-        changed[field.name] = tuple(map(change, value)) if isinstance(value, tuple) else change(value)
-    return replace(batch, **changed)
+def _change_each(values: dict[str, Any], change: Callable[[Any], Any]) -> dict[str, Any]:
+    """Apply `change` to each value, and to each member of those that are tuples."""
+    return {
+        name: tuple(map(change, value)) if isinstance(value, tuple) else change(value) for name, value in values.items()
+    }

@@ -35,7 +35,9 @@ class EvaluateConfig(StrictConfig):
 
     Args:
         column: `base`, `cascade`, `speech_only`, `frozen_llm`, `joint`, or a name of one's own.
+        rows: the rows of the report, by name.
         batch_size: conversations handed to the model at once; greedy replies do not depend on it.
+        max_new_tokens: a reply is cut after this many tokens.
         bootstrap_samples: resamples behind each 95 % interval.
         seed: of the resampling.
     """

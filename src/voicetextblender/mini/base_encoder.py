@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,7 +30,8 @@ from voicetextblender.audio.waveform import read_waveform
 from voicetextblender.config import StrictConfig
 from voicetextblender.errors import DataError, describe
 from voicetextblender.files import derive_seed
-from voicetextblender.mini.pretrain import PretrainConfig, fit
+from voicetextblender.mini.pretrain import PretrainConfig, fit, write_losses
+from voicetextblender.model.clips import extract_features
 
 BLANK, UNKNOWN = "<blank>", "<unk>"
 IGNORED = -100
@@ -127,8 +127,7 @@ def encoder_loss(model: ParakeetForCTC, data: ClipBatches, step: int) -> Tensor:
 
 def _save(model: ParakeetForCTC, tokenizer: ParakeetTokenizer, out: Path, losses: Sequence[float]) -> None:
     """Write the folder so that `config.json`, by which it is known to be finished, comes last."""
-    with (out / "log.jsonl").open("w") as log:
-        log.writelines(json.dumps({"step": step, "loss": loss}) + "\n" for step, loss in enumerate(losses, 1))
+    write_losses(out / "log.jsonl", losses)
     unfinished = out / "unfinished"
     model.save_pretrained(unfinished)
     tokenizer.save_pretrained(unfinished)
@@ -235,7 +234,7 @@ class ClipBatches:
         num_batches = max(1, len(self.clips) // self.config.clips_per_step)
         epoch, position = divmod(step, num_batches)
         members = self.epoch(epoch)[position]
-        features = [self._features(member) for member in members]
+        features = self._features(members)
         num_frames = torch.tensor([len(frames) for frames in features])
         padded = pad_sequence(features, batch_first=True).float()
         if augment:
@@ -260,13 +259,14 @@ class ClipBatches:
         order.shuffle(batches)
         return batches
 
-    def _features(self, member: int) -> Tensor:
-        """Features of one clip [frames, mels]; kept in half precision, since reading and transforming costs 4 ms."""
-        if member not in self.features:
-            waveform = torch.from_numpy(read_waveform(self.clips[member].path))
-            features, _ = self.log_mel(waveform[None], torch.tensor([len(waveform)]))
-            self.features[member] = features[0].half()
-        return self.features[member]
+    def _features(self, members: Sequence[int]) -> list[Tensor]:
+        """Features of clips [frames, mels] each; kept in half precision, since reading and transforming takes time."""
+        if missing := [member for member in members if member not in self.features]:
+            waveforms = [torch.from_numpy(read_waveform(self.clips[member].path)) for member in missing]
+            features, mask = extract_features(self.log_mel, waveforms)
+            for member, rows, num_frames in zip(missing, features.half(), mask.sum(1).tolist(), strict=True):
+                self.features[member] = rows[:num_frames].clone()
+        return [self.features[member] for member in members]
 
 
 def fits_ctc(num_samples: int, labels: Sequence[int]) -> bool:

@@ -24,7 +24,7 @@ from voicetextblender.chat.conversation import Conversation
 from voicetextblender.chat.render import Rendered, Renderer
 from voicetextblender.config import StrictConfig
 from voicetextblender.files import derive_seed
-from voicetextblender.mini.pretrain import PretrainConfig, fit
+from voicetextblender.mini.pretrain import PretrainConfig, fit, write_losses
 from voicetextblender.mini.rows import text_row
 from voicetextblender.mini.spoken import with_system
 from voicetextblender.mini.tasks import Scope
@@ -114,6 +114,7 @@ def pretrain_base_llm(out: Path, config: BaseLLMConfig | None = None, console: C
 
     checkpoint = out / "training.pt"
     losses = fit(model, step_loss, config.pretrain, checkpoint=checkpoint, label="language model", console=console)
+    write_losses(out / "log.jsonl", losses)
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     checkpoint.unlink()
@@ -166,10 +167,9 @@ def start_embeddings(model: LlamaForCausalLM, std: float) -> None:
 def start_attention(model: LlamaForCausalLM, rope_theta: float, scale: float = 3.0) -> None:
     """Let the heads of the first layer look one, two and no tokens back, and let all heads copy what they look at.
 
-    Small models spend most of a short training on finding that copying needs both; with this start, copying is learned
-    in less than half the steps. A key bias k at position n and a query bias that is k turned back by d positions meet
-    with the same angle where n lies d tokens back, so the score is highest there. Output projections start as the
-    transpose of the value projections.
+    Small models spend most of a short training on finding that copying needs both. A key bias k at position n and a
+    query bias that is k turned back by d positions meet with the same angle where n lies d tokens back, so the score
+    is highest there. Output projections start as the transpose of the value projections.
 
     Source: starting attention weights from structure, Trockman and Kolter, arXiv 2305.09828; offsets: ours.
     """

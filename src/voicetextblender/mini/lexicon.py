@@ -131,7 +131,7 @@ DAYS = words(
     "Sunday=Sonntag"
 )
 
-HELD_OUT_ENTITIES = (*HELD_OUT_NAMES, *HELD_OUT_CITIES, *HELD_OUT_NOUNS)
+HELD_OUT_ENTITIES: tuple[Word | Noun, ...] = (*HELD_OUT_NAMES, *HELD_OUT_CITIES, *HELD_OUT_NOUNS)
 """Known from text to the LLM alone; no speech that any model trains on says them."""
 
 

@@ -17,7 +17,7 @@ from voicetextblender.evaluate.runs import RunLog
 from voicetextblender.evaluate.suite import evaluate_column
 from voicetextblender.files import fingerprint
 from voicetextblender.mini.base_encoder import TranscribedClip, pretrain_base_encoder
-from voicetextblender.mini.base_llm import pretrain_base_llm
+from voicetextblender.mini.base_llm import is_finished, pretrain_base_llm
 from voicetextblender.mini.rows import MiniWorldConfig
 from voicetextblender.mini.world import build_world, write_manifests
 from voicetextblender.model.reply import CascadeReplier, Replier, SpeechReplier, TextReplier
@@ -41,7 +41,7 @@ def prepare_mini(out: Path, console: Console | None = None) -> None:
     config = MiniWorldConfig()
     with stage("data: the embedded world, spoken by espeak-ng", console):
         clips = prepare_data(out / "data", config)
-    if not (out / "base/llm/config.json").is_file():
+    if not is_finished(out / "base/llm"):
         with stage("base LLM: a small text model learns the world in writing", console):
             pretrain_base_llm(out / "base/llm", console=console)
     if not (out / "base/encoder/config.json").is_file():

@@ -5,9 +5,10 @@ The joint training of a recipe does not use it; it has its own loop.
 
 from __future__ import annotations
 
+import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -93,6 +94,14 @@ def fit(
                 save_checkpoint(checkpoint, model, optimizer, config, losses)
     model.eval()
     return losses
+
+
+def write_losses(path: Path, losses: Sequence[float]) -> None:
+    """Keep the loss of every step in the form of a run's log, for the report."""
+    with write_atomically(path) as temporary:
+        temporary.write_text(
+            "".join(json.dumps({"step": step, "loss": loss}) + "\n" for step, loss in enumerate(losses))
+        )
 
 
 def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, object]]:

@@ -181,13 +181,9 @@ def list_key(items: list[Word]) -> tuple[str, ...]:
 
 
 def draw_sum(random: Random) -> tuple[int, str, int]:
-    """Two digits and an operator whose result is one of `NUMBERS`."""
-    while True:
-        left, right = random.randint(0, 9), random.randint(0, 9)
-        if random.random() < 0.5:
-            return max(left, right), "-", min(left, right)
-        if left + right < len(NUMBERS):
-            return left, "+", right
+    """Two numbers up to six and an operator whose result is not negative."""
+    left, right = random.randint(0, 6), random.randint(0, 6)
+    return (left, "+", right) if random.random() < 0.6 else (max(left, right), "-", min(left, right))
 
 
 def _arithmetic(random: Random, scope: Scope, language: Language) -> Exchange:

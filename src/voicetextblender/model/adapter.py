@@ -39,7 +39,7 @@ class ConformerAdapter(nn.Module):
         self.projection = nn.Linear(encoder_size, hidden_size)
 
     def forward(self, encoded: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Map `[clips encoder_frames encoder_size]` to `[clips encoder_frames hidden]`; `mask` is true on valid frames."""
+        """`[clips encoder_frames encoder_size]` to `[clips encoder_frames hidden]`; `mask` is true on valid frames."""
         positions = self.encode_positions(encoded)
         hidden = nn.functional.dropout(encoded, self.dropout, self.training)
         pairs = None if mask is None else (mask[:, None, :, None] & mask[:, None, None, :])

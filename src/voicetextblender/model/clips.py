@@ -17,7 +17,7 @@ MAX_PADDED_SHARE = 0.25
 
 
 def pad_waveforms(
-    waveforms: Sequence[Float[Tensor, " samples"]],
+    waveforms: Sequence[Float[Tensor, " _samples"]],
 ) -> tuple[Float[Tensor, "clips samples"], Int[Tensor, " clips"]]:
     """Waveforms as one zero-padded tensor, and their lengths in samples."""
     lengths = torch.tensor([len(waveform) for waveform in waveforms], device=waveforms[0].device)
@@ -25,7 +25,7 @@ def pad_waveforms(
 
 
 def extract_features(
-    log_mel: LogMel, waveforms: Sequence[Float[Tensor, " samples"]]
+    log_mel: LogMel, waveforms: Sequence[Float[Tensor, " _samples"]]
 ) -> tuple[Float[Tensor, "clips frames mels"], Bool[Tensor, "clips frames"]]:
     """Log-mel features of clips and the mask of their valid audio frames."""
     features, num_frames = log_mel(*pad_waveforms(waveforms))
@@ -49,7 +49,7 @@ def group_by_length(lengths: Sequence[int], max_padded_share: float = MAX_PADDED
 def embed_clips(
     model: VoiceTextBlenderModel,
     log_mel: LogMel,
-    waveforms: Sequence[Float[Tensor, " samples"]],
+    waveforms: Sequence[Float[Tensor, " _samples"]],
     num_audio_tokens: Sequence[int],
     augment: SpecAugmentConfig | None = None,
     keys: Sequence[int] = (),

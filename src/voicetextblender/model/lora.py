@@ -6,6 +6,7 @@ import re
 
 from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
+from pydantic import Field
 from torch import Tensor, nn
 
 from voicetextblender.config import StrictConfig
@@ -17,13 +18,19 @@ PEFT_PREFIX = "base_model.model."
 
 
 class LoraSettings(StrictConfig):
-    """Low-rank adaptation of the LLM's linear layers (Source: arXiv 2106.09685; values of arXiv 2410.17485)."""
+    """Low-rank adaptation of the LLM's linear layers (Source: arXiv 2106.09685; values of arXiv 2410.17485).
 
-    rank: int = 32
-    alpha: float = 32.0
-    dropout: float = 0.0
+    Args:
+        rank: columns of the first matrix of a pair and rows of the second.
+        alpha: the product of a pair is scaled by `alpha` / `rank`.
+        dropout: share of the inputs of the pairs that is zeroed in training.
+        targets: last parts of the names of the layers inside the LLM that get a pair of low-rank matrices.
+    """
+
+    rank: int = Field(32, ge=1)
+    alpha: float = Field(32.0, gt=0)
+    dropout: float = Field(0.0, ge=0, lt=1)
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-    """Last parts of the names of the layers inside the LLM that get a pair of low-rank matrices."""
 
 
 def add_lora(model: nn.Module, settings: LoraSettings) -> None:
@@ -81,7 +88,7 @@ def load_lora_state(model: nn.Module, state: dict[str, Tensor], where: str) -> N
 
 
 def merge_lora(model: nn.Module) -> None:
-    """Add every LoRA product to the weight it stands beside, and take the pairs out; forward stays the same but for rounding."""
+    """Add every LoRA product to the weight it stands beside, and take the pairs out; only rounding changes."""
     for name, module in list(model.named_modules()):
         if isinstance(module, LoraLayer):
             module.merge()

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 from transformers.cache_utils import Cache
-from transformers.models.parakeet.modeling_parakeet import ParakeetEncoderRelPositionalEncoding
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, ModelOutput
+from transformers.models.parakeet.modeling_parakeet import ParakeetEncoderRelPositionalEncoding
 from transformers.utils import can_return_tuple
 
 from .adapter import ConformerAdapter, freeze_batch_norm
@@ -141,7 +141,7 @@ class VoiceTextBlenderForConditionalGeneration(VoiceTextBlenderPreTrainedModel, 
     def __init__(self, config: VoiceTextBlenderConfig) -> None:
         super().__init__(config)
         self.model = VoiceTextBlenderModel(config)
-        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.lm_head: nn.Module = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -189,7 +189,7 @@ class VoiceTextBlenderForConditionalGeneration(VoiceTextBlenderPreTrainedModel, 
         logits_to_keep: int | Tensor = 0,
         **kwargs: Any,
     ) -> VoiceTextBlenderOutput:
-        """Logits of the last `logits_to_keep` tokens (0: all); with `labels` (not shifted, -100 ignored) the mean loss."""
+        """Logits of the last `logits_to_keep` tokens (0: all); mean loss over `labels` (not shifted, -100 ignored)."""
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,

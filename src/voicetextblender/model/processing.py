@@ -14,6 +14,8 @@ from transformers.feature_extraction_sequence_utils import SequenceFeatureExtrac
 
 from voicetextblender.audio.features import LogMel, LogMelConfig
 from voicetextblender.audio.lengths import num_encoder_frames
+from voicetextblender.chat.template import chat_template_for_parts
+from voicetextblender.model.build import Composite
 from voicetextblender.model.clips import extract_features
 from voicetextblender.model.configuration import VoiceTextBlenderConfig
 
@@ -24,7 +26,11 @@ class VoiceTextBlenderFeatureExtractor(SequenceFeatureExtractor):
     model_input_names: ClassVar[list[str]] = ["input_features", "input_features_mask"]
 
     def __init__(
-        self, feature_size: int = 80, sampling_rate: int = 16_000, padding_value: float = 0.0, chunk_length: float = 40.0,
+        self,
+        feature_size: int = 80,
+        sampling_rate: int = 16_000,
+        padding_value: float = 0.0,
+        chunk_length: float = 40.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(feature_size=feature_size, sampling_rate=sampling_rate, padding_value=padding_value, **kwargs)
@@ -44,7 +50,7 @@ class VoiceTextBlenderFeatureExtractor(SequenceFeatureExtractor):
 
 
 class VoiceTextBlenderProcessor(ProcessorMixin):
-    """Text with audio placeholders and waveforms in, model inputs out: each placeholder becomes one token per embedding.
+    """Text with audio placeholders and waveforms in, model inputs out; a placeholder becomes one token per embedding.
 
     Args:
         audio_token: The placeholder, a special token of the tokenizer.
@@ -52,8 +58,13 @@ class VoiceTextBlenderProcessor(ProcessorMixin):
     """
 
     def __init__(
-        self, feature_extractor: Any, tokenizer: Any, chat_template: str | None = None, audio_token: str = "<|audio|>",
-        subsampling_factor: int = 8, **kwargs: Any,
+        self,
+        feature_extractor: Any,
+        tokenizer: Any,
+        chat_template: str | None = None,
+        audio_token: str = "<|audio|>",
+        subsampling_factor: int = 8,
+        **kwargs: Any,
     ) -> None:
         self.audio_token = audio_token
         self.audio_token_id = tokenizer.convert_tokens_to_ids(audio_token)
@@ -64,6 +75,20 @@ class VoiceTextBlenderProcessor(ProcessorMixin):
         """The placeholder of clip `audio_idx`, repeated once per audio embedding."""
         num_frames = int(torch.as_tensor(audio_inputs["input_features_mask"][audio_idx]).sum())
         return self.audio_token * num_encoder_frames(num_frames, self.subsampling_factor)
+
+
+def build_processor(composite: Composite) -> VoiceTextBlenderProcessor:
+    """The processor that gives what renderer and features of `composite` give; its chat template takes parts too."""
+    audio_token = composite.config.audio_token
+    template = composite.tokenizer.chat_template
+    assert isinstance(template, str), "the renderer refuses a tokenizer without one template"
+    return VoiceTextBlenderProcessor(
+        VoiceTextBlenderFeatureExtractor(composite.log_mel.config.num_mels, composite.log_mel.config.sampling_rate),
+        composite.tokenizer,
+        chat_template=chat_template_for_parts(template, audio_token),
+        audio_token=audio_token,
+        subsampling_factor=composite.model.config.audio_config.subsampling_factor,
+    )
 
 
 AutoFeatureExtractor.register(VoiceTextBlenderConfig, VoiceTextBlenderFeatureExtractor)

@@ -50,7 +50,7 @@ class SpeechReplier:
 
     @torch.inference_mode()
     def stream(self, conversation: Conversation, max_new_tokens: int) -> Iterator[str]:
-        """Pieces of one reply as they are decoded; joined they equal what `reply` returns, but for outer white space."""
+        """Pieces of one reply as they are decoded; joined they equal `reply`'s, but for outer white space."""
         composite, model = self.composite, self.composite.model
         clips = [read_clip(part) for part in conversation.clips]
         row = self._render(conversation, clips)
@@ -71,7 +71,9 @@ class SpeechReplier:
                 yield text[len(shown) :]
                 shown = text
             outputs = model(
-                input_ids=torch.tensor([[token]], device=model.device), past_key_values=outputs.past_key_values, use_cache=True
+                input_ids=torch.tensor([[token]], device=model.device),
+                past_key_values=outputs.past_key_values,
+                use_cache=True,
             )
 
     def _render(self, conversation: Conversation, clips: Sequence[np.ndarray]) -> Rendered:
@@ -101,8 +103,12 @@ class TextReplier:
         for conversation in conversations:
             if conversation.clips:
                 raise DataError(
-                    describe(f"conversation '{conversation.id}'", f"{len(conversation.clips)} clips", "text only for a plain LLM",
-                             "Ask the composite or the cascade")
+                    describe(
+                        f"conversation '{conversation.id}'",
+                        f"{len(conversation.clips)} clips",
+                        "text only for a plain LLM",
+                        "Ask the composite or the cascade",
+                    )
                 )
         rows = [self.renderer.render(conversation, (), add_generation_prompt=True) for conversation in conversations]
         return generate_replies(
@@ -122,7 +128,11 @@ class CascadeReplier:
         texts = self.write_down(conversations)
         asked = [index for index, item in enumerate(conversations) if item.task != "transcription"]
         answers = dict(
-            zip(asked, self.text_replier.reply([texts[index].conversation for index in asked], max_new_tokens), strict=True)
+            zip(
+                asked,
+                self.text_replier.reply([texts[index].conversation for index in asked], max_new_tokens),
+                strict=True,
+            )
         )
         return [answers.get(index, " ".join(text.transcripts)) for index, text in enumerate(texts)]
 

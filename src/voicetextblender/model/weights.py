@@ -1,4 +1,4 @@
-"""What training made, on disk: speech parts and LoRA; the frozen LLM is named, not copied, and checked when it returns."""
+"""What training made, on disk: speech parts and LoRA; the frozen LLM is named, not copied, and checked on return."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from voicetextblender.model.build import PARTS, Composite, ModelConfig, assemble
 from voicetextblender.model.configuration import VoiceTextBlenderConfig
 from voicetextblender.model.lora import add_lora, load_lora_state, lora_state
 from voicetextblender.model.modeling import VoiceTextBlenderForConditionalGeneration
+from voicetextblender.model.processing import build_processor
 
 MANIFEST = "voicetextblender.json"
 SPEECH_WEIGHTS = "speech.safetensors"
@@ -27,15 +28,17 @@ LORA_FOLDER = "lora"
 
 
 def save_composite(composite: Composite, folder: Path) -> None:
-    """Write the trained parts of a composite, its configuration and tokenizer; the folder appears whole or not at all."""
+    """Write the trained parts, configuration and processor of a composite; the folder appears whole or not at all."""
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     model = composite.model
     model.config.save_pretrained(partial)
-    composite.tokenizer.save_pretrained(partial)
+    build_processor(composite).save_pretrained(partial)
     state = model.state_dict()
-    save_file(_contiguous({k: v for k, v in state.items() if k.startswith(tuple(PARTS.values()))}), partial / SPEECH_WEIGHTS)
+    save_file(
+        _contiguous({k: v for k, v in state.items() if k.startswith(tuple(PARTS.values()))}), partial / SPEECH_WEIGHTS
+    )
     training = composite.config.trainable.llm
     if training == "lora":
         (partial / LORA_FOLDER).mkdir()
@@ -61,15 +64,24 @@ def load_composite(folder: Path) -> Composite:
     """
     if not (folder / MANIFEST).is_file():
         raise ModelError(
-            describe(str(folder), f"no {MANIFEST}", "a model folder that training wrote", "Name a finished run, or train it to its end")
+            describe(
+                str(folder),
+                f"no {MANIFEST}",
+                "a model folder that training wrote",
+                "Name a finished run, or train it to its end",
+            )
         )
     manifest = json.loads((folder / MANIFEST).read_text())
     config = ModelConfig.model_validate(manifest["model"])
     llm_path = _resolve_path(manifest["llm"]["path"], folder)
     if hash_weights(llm_path) != manifest["llm"]["sha256"]:
         raise ModelError(
-            describe(llm_path, "its weights are not those that this model was trained with", f"the LLM named in {folder / MANIFEST}",
-                     "Restore that LLM, or train again")
+            describe(
+                llm_path,
+                "its weights are not those that this model was trained with",
+                f"the LLM named in {folder / MANIFEST}",
+                "Restore that LLM, or train again",
+            )
         )
     llm = load_whole(AutoModelForCausalLM, llm_path)
     model = VoiceTextBlenderForConditionalGeneration(VoiceTextBlenderConfig.from_pretrained(folder))
@@ -104,8 +116,11 @@ def _load_exactly(model: torch.nn.Module, state: dict[str, Tensor], expected: se
     shapes = model.state_dict()
     misshapen = [key for key in expected & set(state) if shapes[key].shape != state[key].shape]
     if missing or surplus or misshapen:
-        found = f"{len(missing)} tensors missing {missing[:3]}, {len(surplus)} surplus {surplus[:3]}, {len(misshapen)} of another shape {misshapen[:3]}"
-        raise ModelError(describe(where, found, f"exactly the {len(expected)} tensors of the model", "Use the weights of this model"))
+        found = f"{len(missing)} tensors missing {missing[:3]}, {len(surplus)} surplus {surplus[:3]}, "
+        found += f"{len(misshapen)} of another shape {misshapen[:3]}"
+        raise ModelError(
+            describe(where, found, f"exactly the {len(expected)} tensors of the model", "Use the weights of this model")
+        )
     model.load_state_dict(state, strict=False)
 
 

@@ -26,11 +26,9 @@ from voicetextblender.prepare.corpora import (
 # fmt: off
 ENGLISH_NUMBERS = (
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
-    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty",
 )
 GERMAN_DIGITS = ("null", "eins", "zwei", "drei", "vier", "fünf", "sechs", "sieben", "acht", "neun")
 # fmt: on
-MAX_RESULT = 20
 MAX_CLIPS = 4
 
 ARITHMETIC_WORDINGS = ("What is {x}?", "How much is {x}?", "Calculate {x}.", "Tell me: what is {x}?")
@@ -137,19 +135,14 @@ def _group(recordings: Sequence[Recording], where: str) -> Recordings:
 
 
 def _plus(random: Random) -> DigitTask:
-    left, right = random.randrange(10), random.randrange(10)
+    pairs = [(left, right) for left in range(10) for right in range(10) if left + right < len(ENGLISH_NUMBERS)]
+    left, right = random.choice(pairs)
     return _arithmetic(random, left, "plus", right, left + right)
 
 
 def _minus(random: Random) -> DigitTask:
     right, left = sorted((random.randrange(10), random.randrange(10)))
     return _arithmetic(random, left, "minus", right, left - right)
-
-
-def _times(random: Random) -> DigitTask:
-    pairs = [(left, right) for left in range(10) for right in range(10) if left * right <= MAX_RESULT]
-    left, right = random.choice(pairs)
-    return _arithmetic(random, left, "times", right, left * right)
 
 
 def _repeat(random: Random) -> DigitTask:
@@ -173,18 +166,17 @@ def _arithmetic(random: Random, left: int, operator: str, right: int, result: in
 
 
 def _listed(random: Random, wordings: Sequence[str], digits: tuple[int, ...], answer: Sequence[str]) -> DigitTask:
-    prompt = random.choice(wordings).replace("{x}", ", ".join([CLIP_SLOT] * len(digits)))
+    prompt = random.choice(wordings).replace("{x}", " ".join([CLIP_SLOT] * len(digits)))
     return DigitTask(digits, prompt, _sentence(answer))
 
 
 def _sentence(words: Sequence[str]) -> str:
-    return ", ".join(words).capitalize() + "."
+    return " ".join(words) + "."
 
 
 TASKS: Mapping[str, Callable[[Random], DigitTask]] = {
     "plus": _plus,
     "minus": _minus,
-    "times": _times,
     "repeat": _repeat,
     "sort": _sort,
     "translate": _translate,

@@ -13,6 +13,7 @@ import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -99,7 +100,7 @@ class CheckpointStore:
                 parameter.copy_(weights[name])
         for name, parameter in parameters.items():
             if f"{name}.step" in moments:
-                optimizer.state[parameter] = {  # type: ignore[index]
+                optimizer.state[parameter] = {
                     key: moments[f"{name}.{key}"].to(parameter.device if key != "step" or _fused(optimizer) else "cpu")
                     for key in MOMENTS
                 }
@@ -109,9 +110,9 @@ class CheckpointStore:
 def optimizer_state(parameters: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """AdamW's moments by parameter name; a parameter that never had a gradient has none."""
     return {
-        f"{name}.{key}": optimizer.state[parameter][key]  # type: ignore[index]
+        f"{name}.{key}": optimizer.state[parameter][key]
         for name, parameter in parameters.items()
-        if parameter in optimizer.state  # type: ignore[comparison-overlap]
+        if parameter in optimizer.state
         for key in MOMENTS
     }
 
@@ -120,9 +121,9 @@ def _fused(optimizer: torch.optim.Optimizer) -> bool:
     return bool(optimizer.param_groups[0].get("fused"))
 
 
-def _read_state(folder: Path) -> dict[str, object]:
+def _read_state(folder: Path) -> dict[str, Any]:
     try:
-        state: dict[str, object] = json.loads((folder / STATE).read_text())
+        state: dict[str, Any] = json.loads((folder / STATE).read_text())
         sizes = state["sizes"]
         assert isinstance(sizes, dict)
         damaged = [name for name, size in sizes.items() if (folder / name).stat().st_size != size]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from voicetextblender.audio.augment import SpecAugmentConfig
 from voicetextblender.config import StrictConfig
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
+"""The decay of a running mean, per step."""
 
 
 class OptimConfig(StrictConfig):
@@ -18,6 +21,7 @@ class OptimConfig(StrictConfig):
         min_learning_rate: reached at the last step.
         warmup_steps: steps of linear warm-up from 0.
         part_scale: factor on the learning rate of a part: `speech_encoder`, `adapter`, `llm`.
+        betas: decay of AdamW's running means of the gradient and of its square.
         weight_decay: on matrices alone; norms, biases and other vectors go without.
         max_grad_norm: the gradient's norm over all parts is clipped to this.
     """
@@ -25,8 +29,8 @@ class OptimConfig(StrictConfig):
     learning_rate: float = Field(1e-4, gt=0)
     min_learning_rate: float = Field(1e-6, ge=0)
     warmup_steps: int = Field(2500, ge=0)
-    part_scale: dict[Literal["speech_encoder", "adapter", "llm"], float] = {}
-    betas: tuple[float, float] = (0.9, 0.98)
+    part_scale: dict[Literal["speech_encoder", "adapter", "llm"], Annotated[float, Field(ge=0)]] = {}
+    betas: tuple[Beta, Beta] = (0.9, 0.98)
     weight_decay: float = Field(1e-3, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
 
@@ -36,11 +40,13 @@ class TrainConfig(StrictConfig):
 
     Args:
         steps: optimizer steps.
+        optim: the optimizer and its learning rate.
         precision: `bf16` computes in bfloat16 under autocast with fp32 weights; `fp32` throughout.
         device: `auto` takes a GPU where there is one.
         spec_augment: masks on the features of training clips; null for none.
         checkpoint_every: steps between checkpoints; 0 keeps only the one at the end.
         keep_checkpoints: older ones are deleted once a newer one is complete.
+        tensorboard: also write every number of the log for TensorBoard, to `tensorboard/` in the run folder.
     """
 
     steps: int = Field(ge=1)

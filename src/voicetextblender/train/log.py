@@ -37,7 +37,7 @@ class RunLog:
     def __init__(self, run_dir: Path, steps: int, first_step: int, console: Console | None, tensorboard: bool) -> None:
         self.steps, self.first_step, self.console = steps, first_step, console
         self.file: TextIO | None = None
-        self.writer = None
+        self.writer: Any = None
         self.bar: Progress | None = None
         self.started_at = self.step_at = time.monotonic()
         self.line_at = 0.0
@@ -54,7 +54,7 @@ class RunLog:
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
-            self.writer = SummaryWriter(str(run_dir / "tensorboard"), purge_step=self.first_step)  # type: ignore[no-untyped-call]
+            self.writer = SummaryWriter(str(run_dir / "tensorboard"), purge_step=self.first_step)
 
     def __enter__(self) -> Self:
         if self.console is None:
@@ -74,7 +74,7 @@ class RunLog:
         if self.file is not None:
             self.file.close()
         if self.writer is not None:
-            self.writer.close()  # type: ignore[no-untyped-call]
+            self.writer.close()
 
     def write(self, step: int, result: StepResult, learning_rate: float, device: torch.device) -> None:
         """Log step `step` (from 0)."""
@@ -108,15 +108,17 @@ class RunLog:
         for name, value in entry.items():
             if isinstance(value, dict):
                 for task, loss in value.items():
-                    self.writer.add_scalar(f"{name}/{task}", loss, step)  # type: ignore[no-untyped-call]
+                    self.writer.add_scalar(f"{name}/{task}", loss, step)
             elif name != "step":
-                self.writer.add_scalar(name, value, step)  # type: ignore[no-untyped-call]
+                self.writer.add_scalar(name, value, step)
 
     def _show(self, step: int, entry: dict[str, Any], now: float) -> None:
         summary = f"loss {entry['loss']:.3f}  grad {entry['grad_norm']:.2f}  {entry['audio_s_per_s']:.0f} audio s/s"
         if self.bar is not None:
             self.bar.update(self.task, completed=step + 1, description=summary)
-        elif self.console is not None and now - self.line_at >= PLAIN_LINE_EVERY_S or step + 1 == self.steps:
+            return
+        is_due = now - self.line_at >= PLAIN_LINE_EVERY_S or step + 1 == self.steps
+        if self.console is not None and is_due:
             self.line_at = now
             left = f"{entry['remaining_s']:.0f} s left, {entry['memory_gb']:.1f} GB"
             self.console.print(f"step {step + 1}/{self.steps}  {summary}  {left}", highlight=False)

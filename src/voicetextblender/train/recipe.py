@@ -32,8 +32,11 @@ class Recipe(StrictConfig):
     seed: int = Field(0, ge=0)
     """Key of all randomness: weights made new, order of the data, augmentation, dropout."""
     model: ModelConfig
+    """What is joined."""
     data: DataConfig
+    """What is read."""
     train: TrainConfig
+    """How it learns."""
     evaluate: EvaluateConfig | None = None
     """Held-out items to measure on; without it `vtb evaluate` has nothing to do."""
 

@@ -22,7 +22,12 @@ BEGIN, END = "<!-- keys: begin, written by `make docs` -->", "<!-- keys: end -->
 """What stands around the reference in docs/recipes.md."""
 
 _NAMES = {int: "integer", float: "number", str: "text", bool: "true or false", Path: "path", type(None): "null"}
-_BOUNDS = {annotated_types.Ge: ("ge", ">="), annotated_types.Gt: ("gt", ">"), annotated_types.Le: ("le", "<=")}
+_BOUNDS = {
+    annotated_types.Ge: ("ge", ">="),
+    annotated_types.Gt: ("gt", ">"),
+    annotated_types.Le: ("le", "<="),
+    annotated_types.Lt: ("lt", "<"),
+}
 
 
 def render_reference(config_class: type[BaseModel] = Recipe) -> str:

@@ -97,7 +97,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def _commit() -> str | None:
-    """Commit of the checkout that this package runs from, `-dirty` where it has changes; None when installed otherwise."""
+    """Commit of the checkout that this package runs from, `-dirty` where it has changes; None without a checkout."""
     git = ["git", "-C", str(Path(__file__).parent)]
     try:
         tracked = subprocess.run([*git, "ls-files", "--error-unmatch", __file__], capture_output=True, check=False)

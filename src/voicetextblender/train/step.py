@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -84,14 +85,14 @@ def run_step(
     norm = torch.nn.utils.clip_grad_norm_(parameters, config.optim.max_grad_norm)
     by_task = _sum_over_ranks(sums, ranks)
     loss = sum(value for value, _ in by_task.values()) / total
-    if not bool(torch.isfinite(norm)) or loss != loss:
+    if not (math.isfinite(loss) and math.isfinite(norm)):
         raise RunError(
             describe(
                 f"step {step}",
                 f"loss {loss}, gradient norm {float(norm)}",
                 "finite numbers",
-                "The weights are those "
-                "before this step. Lower train.optim.learning_rate, or look at the rows of this step with `vtb look`",
+                "The weights are those before this step. Lower train.optim.learning_rate, or look at the rows of this "
+                "step with `vtb look`",
             )
         )
     optimizer.step()

@@ -1,0 +1,24 @@
+"""That the shapes in annotations are checked while tests run, and that a wrong one is found."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from jaxtyping import TypeCheckError
+
+from voicetextblender.audio.features import LogMel
+from voicetextblender.model.clips import pad_waveforms
+
+
+def test_a_wrong_axis_is_found() -> None:
+    with pytest.raises(TypeCheckError, match=r"waveforms"):
+        LogMel()(torch.zeros(1600), torch.tensor([1600]))
+    with pytest.raises(TypeCheckError, match=r"num_samples"):
+        LogMel()(torch.zeros(2, 1600), torch.tensor([1600]))
+    with pytest.raises(TypeCheckError, match=r"waveforms"):
+        pad_waveforms([torch.zeros(2, 1600)])
+
+
+def test_clips_may_differ_in_length() -> None:
+    padded, lengths = pad_waveforms([torch.zeros(1600), torch.zeros(2400)])
+    assert padded.shape == (2, 2400) and lengths.tolist() == [1600, 2400]

@@ -1,0 +1,41 @@
+"""Ranks: alone without `torchrun`, and in turn where the first one makes what the others find."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.ranks import run_on_two_ranks
+from voicetextblender.train.distributed import Ranks, join_ranks
+
+
+def work_in_turn(ranks: Ranks, folder: Path) -> None:
+    if ranks.is_first:
+        time.sleep(0.5)  # without the wait the other rank would be through by now
+    for turn in range(2):
+        made = folder / f"made{turn}"
+        with ranks.first_rank_first():
+            found = made.exists()
+            time.sleep(0.2 if ranks.is_first else 0.0)
+            made.touch()
+        assert found is not ranks.is_first, f"turn {turn}, rank {ranks.rank}: found {found}"
+    total = ranks.sum(torch.tensor([1.0, ranks.rank]))
+    assert total.tolist() == [2.0, 1.0]
+    (folder / f"rank{ranks.rank}").touch()
+
+
+def test_the_first_rank_goes_first(tmp_path: Path) -> None:
+    run_on_two_ranks(work_in_turn, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["made0", "made1", "rank0", "rank1"]
+
+
+def test_one_process_is_the_first_and_only_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    with join_ranks("cpu") as ranks:
+        assert ranks.is_first and ranks.num_ranks == 1 and ranks.device.type == "cpu"
+        with ranks.first_rank_first():
+            assert ranks.sum(torch.tensor([3])).tolist() == [3]

@@ -53,7 +53,7 @@ class BaseEncoderConfig(StrictConfig):
     num_layers: int = 4
     num_heads: int = 4
     conv_channels: int = 32
-    vocab_size: int = Field(default=1024, gt=len(ALPHABET) + 2)
+    vocab_size: int = Field(default=768, gt=len(ALPHABET) + 2)
     dropout: float = 0.0
     clips_per_step: int = 8
     num_flat_start_steps: int = 400
@@ -214,7 +214,7 @@ class ClipBatches:
         if not kept:
             found = f"none of the {len(clips)} clips is long enough for its transcript"
             raise DataError(
-                describe("speech encoder", found, "CTC needs a frame of 80 ms for each piece", "Speak slower")
+                describe("speech encoder", found, "CTC needs an encoder frame for each piece", "Speak slower")
             )
         self.num_dropped = len(clips) - len(kept)
         self.clips = [clips[index] for index in kept]

@@ -78,7 +78,7 @@ class BaseLLMConfig(StrictConfig):
     num_layers: int = 4
     num_heads: int = 4
     intermediate_size: int = 768
-    vocab_size: int = Field(default=2048, ge=256 + len(SPECIAL_TOKENS))
+    vocab_size: int = Field(default=1536, ge=256 + len(SPECIAL_TOKENS))
     max_positions: int = 2048
     initializer_range: float = 0.04
     embedding_std: float = 0.5

@@ -186,7 +186,7 @@ def draw_facts(random: Random, entities: Entities, num_facts: int) -> tuple[Fact
 
 
 def _draw_fact(random: Random, name: Word, noun: Noun, city: Word) -> Fact:
-    day = random.choice(DAYS) if random.random() < 0.5 else None
+    day = random.choice(DAYS) if random.random() < 0.3 else None
     if random.random() < 0.2:
         verb = random.choice((LIVES, WORKS, TRAVELS))
         return Fact(name, verb, city=city, day=day if verb is not LIVES else None)

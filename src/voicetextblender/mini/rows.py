@@ -48,10 +48,10 @@ class MiniWorldConfig(StrictConfig):
     """How much of each kind there is. One clip of statements serves transcription, translation and answering."""
 
     seed: int = 0
-    num_story_clips: int = Field(default=5000, ge=1)
-    num_instruction_rows: int = Field(default=2000, ge=1)
-    num_mixed_rows: int = Field(default=2500, ge=1)
-    num_text_rows: int = Field(default=8000, ge=1)
+    num_story_clips: int = Field(default=4500, ge=1)
+    num_instruction_rows: int = Field(default=3000, ge=1)
+    num_mixed_rows: int = Field(default=3000, ge=1)
+    num_text_rows: int = Field(default=5000, ge=1)
     num_eval_items: int = Field(default=200, ge=2)
     num_multi_turn_items: int = Field(default=100, ge=1)
 

@@ -27,6 +27,9 @@ from voicetextblender.mini.wordings import WORDINGS
 EVAL_SHARE = 8
 """One in so many keys belongs to evaluation."""
 
+MOST_TRIES = 10_000
+"""Draws after which a task is taken to have nothing on the wanted side of the split."""
+
 OPERATORS: dict[str, Word] = {"+": Word("plus", "plus"), "-": Word("minus", "minus")}
 
 
@@ -77,11 +80,12 @@ Maker = Callable[[Random, Scope, Language], Exchange]
 
 def draw(random: Random, scope: Scope, maker: Maker, language: Language | None = None) -> Exchange:
     """An exchange of one task whose keys are on the right side of the split."""
-    while True:
+    for _ in range(MOST_TRIES):
         chosen: Language = language if language is not None else random.choice(LANGUAGES)
         exchange = maker(random, scope, chosen)
         if in_split(exchange, scope.split):
             return exchange
+    raise AssertionError(f"nothing of {exchange.task} in {chosen} is on the side of {scope.split}")
 
 
 def worded(

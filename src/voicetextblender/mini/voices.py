@@ -46,8 +46,8 @@ HELD_OUT_VOICES: dict[str, tuple[str, ...]] = {
 }
 """Voices of the evaluation row `unseen.voices` alone, by language."""
 
-RATE_WPM = (150, 190)
-"""Slowest and fastest speech in words per minute; faster leaves CTC too few encoder frames of 80 ms."""
+RATE_WPM = (190, 240)
+"""Slowest and fastest speech in words per minute; faster leaves CTC too few encoder frames."""
 
 PITCH = (35, 65)
 """Lowest and highest pitch on espeak-ng's scale of 0 to 99; 50 is the voice's own."""

@@ -24,7 +24,6 @@ WORDINGS: dict[str, dict[Language, Wordings]] = {
             (
                 "Transcribe: {x}",
                 "Write this down: {x}",
-                "Write down what is said: {x}",
                 "{x} Transcribe this.",
             ),
             ("Write down the following words: {x}", "{x} Please transcribe what was said."),
@@ -32,7 +31,6 @@ WORDINGS: dict[str, dict[Language, Wordings]] = {
         "de": Wordings(
             (
                 "Schreibe das auf: {x}",
-                "Schreibe auf, was gesagt wird: {x}",
                 "Transkribiere: {x}",
                 "{x} Schreibe das auf.",
             ),
@@ -45,7 +43,6 @@ WORDINGS: dict[str, dict[Language, Wordings]] = {
                 "Translate into German: {x}",
                 "Say this in German: {x}",
                 "{x} Translate this into German.",
-                "{x} How do you say that in German?",
             ),
             ("Please say the following in German: {x}", "{x} What is the German translation?"),
         ),
@@ -54,7 +51,6 @@ WORDINGS: dict[str, dict[Language, Wordings]] = {
                 "Übersetze ins Deutsche: {x}",
                 "Sage das auf Deutsch: {x}",
                 "{x} Übersetze das ins Deutsche.",
-                "{x} Wie heißt das auf Deutsch?",
             ),
             ("Bitte sage das Folgende auf Deutsch: {x}",),
         ),
@@ -65,7 +61,6 @@ WORDINGS: dict[str, dict[Language, Wordings]] = {
                 "Translate into English: {x}",
                 "Say this in English: {x}",
                 "{x} Translate this into English.",
-                "{x} How do you say that in English?",
             ),
             ("Please say the following in English: {x}", "{x} What is the English translation?"),
         ),
@@ -74,7 +69,6 @@ WORDINGS: dict[str, dict[Language, Wordings]] = {
                 "Übersetze ins Englische: {x}",
                 "Sage das auf Englisch: {x}",
                 "{x} Übersetze das ins Englische.",
-                "{x} Wie heißt das auf Englisch?",
             ),
             ("Bitte sage das Folgende auf Englisch: {x}",),
         ),
@@ -84,8 +78,6 @@ WORDINGS: dict[str, dict[Language, Wordings]] = {
             (
                 "{x} {q}",
                 "{q} {x}",
-                "Listen: {x} {q}",
-                "Answer the question. {x} {q}",
             ),
             ("Please answer: {q} {x}", "{x} Listen to the question: {q}"),
         ),
@@ -93,69 +85,67 @@ WORDINGS: dict[str, dict[Language, Wordings]] = {
             (
                 "{x} {q}",
                 "{q} {x}",
-                "Höre zu: {x} {q}",
-                "Beantworte die Frage. {x} {q}",
             ),
             ("Bitte beantworte: {q} {x}", "{x} Höre die Frage: {q}"),
         ),
     },
     "arithmetic": {
         "en": Wordings(
-            ("What is {x}?", "How much is {x}?", "Calculate {x}.", "Tell me: what is {x}?"),
-            ("Please calculate: how much is {x}?",),
+            ("What is {x}?", "How much is {x}?"),
+            ("Please calculate {x}.",),
         ),
         "de": Wordings(
-            ("Was ist {x}?", "Wie viel ist {x}?", "Berechne {x}.", "Sage mir: was ist {x}?"),
-            ("Bitte berechne: wie viel ist {x}?",),
+            ("Was ist {x}?", "Wie viel ist {x}?"),
+            ("Bitte berechne {x}.",),
         ),
     },
     "repeat": {
         "en": Wordings(
-            ("Repeat: {x}.", "Say again: {x}.", "Repeat these words: {x}."),
+            ("Repeat: {x}.", "Say again: {x}."),
             ("Please say these words: {x}.",),
         ),
         "de": Wordings(
-            ("Wiederhole: {x}.", "Sage noch einmal: {x}.", "Wiederhole diese Wörter: {x}."),
+            ("Wiederhole: {x}.", "Sage noch einmal: {x}."),
             ("Bitte sage diese Wörter: {x}.",),
         ),
     },
     "sort": {
         "en": Wordings(
-            ("Sort these numbers: {x}.", "Sort: {x}.", "Put these numbers in order: {x}."),
+            ("Sort: {x}.", "Put these numbers in order: {x}."),
             ("Please sort the numbers {x}.",),
         ),
         "de": Wordings(
-            ("Sortiere diese Zahlen: {x}.", "Sortiere: {x}.", "Ordne diese Zahlen: {x}."),
+            ("Sortiere: {x}.", "Ordne diese Zahlen: {x}."),
             ("Bitte sortiere die Zahlen {x}.",),
         ),
     },
     "word.to_de": {
         "en": Wordings(
-            ("What is the German word for {x}?", "Translate into German: {x}.", "How do you say {x} in German?"),
+            ("What is the German word for {x}?", "Translate into German: {x}."),
             ("Please translate the word {x} into German.",),
         ),
         "de": Wordings(
-            ("Wie heißt {x} auf Deutsch?", "Was ist das deutsche Wort für {x}?", "Übersetze ins Deutsche: {x}."),
+            ("Wie heißt {x} auf Deutsch?", "Übersetze ins Deutsche: {x}."),
             ("Bitte übersetze das Wort {x} ins Deutsche.",),
         ),
     },
     "word.to_en": {
         "en": Wordings(
-            ("What is the English word for {x}?", "Translate into English: {x}.", "How do you say {x} in English?"),
+            ("What is the English word for {x}?", "Translate into English: {x}."),
             ("Please translate the word {x} into English.",),
         ),
         "de": Wordings(
-            ("Wie heißt {x} auf Englisch?", "Was ist das englische Wort für {x}?", "Übersetze ins Englische: {x}."),
+            ("Wie heißt {x} auf Englisch?", "Übersetze ins Englische: {x}."),
             ("Bitte übersetze das Wort {x} ins Englische.",),
         ),
     },
     "opposite": {
         "en": Wordings(
-            ("What is the opposite of {x}?", "Tell me the opposite of {x}.", "The opposite of {x} is what?"),
+            ("What is the opposite of {x}?", "Tell me the opposite of {x}."),
             ("Please give the opposite of {x}.",),
         ),
         "de": Wordings(
-            ("Was ist das Gegenteil von {x}?", "Nenne das Gegenteil von {x}.", "Das Gegenteil von {x} ist was?"),
+            ("Was ist das Gegenteil von {x}?", "Nenne das Gegenteil von {x}."),
             ("Bitte sage mir das Gegenteil von {x}.",),
         ),
     },
@@ -168,8 +158,8 @@ WORDINGS: dict[str, dict[Language, Wordings]] = {
         "de": Wordings(("Was kommt vor {x}?", "Sage mir, was vor {x} kommt.", "Was ist gleich vor {x}?"), ()),
     },
     "category": {
-        "en": Wordings(("What are {x}?", "What kind of thing are {x}?", "Tell me what {x} are."), ()),
-        "de": Wordings(("Was sind {x}?", "Was für Dinge sind {x}?", "Sage mir, was {x} sind."), ()),
+        "en": Wordings(("What are {x}?", "What kind of thing are {x}?"), ()),
+        "de": Wordings(("Was sind {x}?", "Was für Dinge sind {x}?"), ()),
     },
     # Below: tasks of text alone.
     "reverse": {

@@ -39,13 +39,17 @@ class ConformerAdapter(nn.Module):
         self.projection = nn.Linear(encoder_size, hidden_size)
 
     def forward(self, encoded: Tensor, mask: Tensor | None = None) -> Tensor:
-        """`[clips encoder_frames encoder_size]` to `[clips encoder_frames hidden]`; `mask` is true on valid frames."""
+        """Map `[clips encoder_frames encoder_size]` to `[clips encoder_frames hidden]`; `mask` is true where valid."""
+        return self.projection(self.convolve(encoded, mask))
+
+    def convolve(self, encoded: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The Conformer layers alone: `[clips encoder_frames encoder_size]` in and out."""
         positions = self.encode_positions(encoded)
         hidden = nn.functional.dropout(encoded, self.dropout, self.training)
         pairs = None if mask is None else (mask[:, None, :, None] & mask[:, None, None, :])
         for layer in self.layers:
             hidden = layer(hidden, attention_mask=pairs, position_embeddings=positions)
-        return self.projection(hidden)
+        return hidden
 
     def train(self, mode: bool = True) -> ConformerAdapter:
         """Switch dropout on or off; batch normalisation keeps its stored statistics in both modes."""

@@ -82,6 +82,8 @@ class ModelConfig(StrictConfig):
     """Used when `trainable.llm` is `lora`."""
     trainable: TrainableConfig = TrainableConfig()
     """Which parts learn."""
+    warm_start: Literal["none", "ctc"] = "none"
+    """`ctc` fits the adapter's linear map to the encoder's CTC head before the first step; `none` is the paper's."""
 
 
 @dataclass(frozen=True)

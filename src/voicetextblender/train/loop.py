@@ -9,6 +9,7 @@ from rich.console import Console
 from voicetextblender.data.index import Geometry, fingerprint_sources
 from voicetextblender.data.loader import build_loader
 from voicetextblender.model.build import Composite, build_composite, trainable_parameters
+from voicetextblender.model.warm_start import warm_start_projection
 from voicetextblender.model.weights import MANIFEST, save_composite
 from voicetextblender.progress import show_progress
 from voicetextblender.train.checkpoint import CheckpointStore
@@ -21,6 +22,8 @@ from voicetextblender.train.step import run_step
 
 MODEL_FOLDER = "model"
 """Where in the run folder the finished model is."""
+WARM_START_STEPS = 16
+"""Steps whose clips a warm start of the adapter is fitted on."""
 
 
 def train(recipe: Recipe, run_dir: Path, console: Console | None = None) -> Path:
@@ -51,7 +54,6 @@ def train(recipe: Recipe, run_dir: Path, console: Console | None = None) -> Path
 def _train_steps(recipe: Recipe, run_dir: Path, composite: Composite, ranks: Ranks, console: Console) -> None:
     config, model = recipe.train, composite.model
     model.to(ranks.device)
-    model.train()
     geometry = Geometry(composite.num_audio_tokens, composite.geometry_fingerprint)
     with ranks.first_rank_first():
         loader = build_loader(recipe.data, composite.renderer, geometry, recipe.seed, show_progress)
@@ -59,6 +61,12 @@ def _train_steps(recipe: Recipe, run_dir: Path, composite: Composite, ranks: Ran
     optimizer = build_optimizer(parameters, config.optim)
     store = CheckpointStore(run_dir / "checkpoints", recipe_fingerprint(recipe), config.keep_checkpoints)
     first = store.load_newest(parameters, optimizer)
+    if first == 0 and recipe.model.warm_start == "ctc":
+        batches = (batch for step in range(WARM_START_STEPS) for batch in loader.load(step))
+        explained = warm_start_projection(composite, recipe.model.speech_encoder, batches)
+        if ranks.is_first:
+            console.print(f"warm start: the adapter's map explains {explained:.0%} of the CTC head", highlight=False)
+    model.train()
     if ranks.is_first:
         write_json(run_dir / "data.json", fingerprint_sources({index.name: index for index in loader.indexes}))
     with RunLog(run_dir, config.steps, first, console if ranks.is_first else None, config.tensorboard) as log:

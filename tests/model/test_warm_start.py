@@ -1,0 +1,66 @@
+"""The warm start: a linear map fitted to what the encoder's CTC head already says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, ParakeetCTCConfig, ParakeetForCTC
+
+from tests.tiny import make_recipe
+from voicetextblender.data.index import Geometry
+from voicetextblender.data.loader import build_loader
+from voicetextblender.errors import ModelError
+from voicetextblender.mini.base_encoder import train_ctc_tokenizer
+from voicetextblender.model.build import build_composite
+from voicetextblender.model.warm_start import fit_linear, piece_embeddings, warm_start_projection
+
+
+def test_a_linear_relation_is_found() -> None:
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(500, 6, generator=generator)
+    weight, bias = torch.randn(3, 6, generator=generator), torch.randn(3, generator=generator)
+    found_weight, found_bias, explained = fit_linear(inputs, inputs @ weight.T + bias)
+    torch.testing.assert_close(found_weight, weight, rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(found_bias, bias, rtol=1e-2, atol=1e-2)
+    assert explained > 0.999
+    _, _, nothing = fit_linear(inputs, torch.randn(500, 3, generator=generator))
+    assert nothing < 0.1
+
+
+def test_the_adapter_starts_near_the_text_that_is_heard(tmp_path: Path) -> None:
+    recipe = make_recipe(tmp_path)
+    tokenizer = train_ctc_tokenizer(["What is three plus five?", "eight"] * 5, 150)
+    encoder = build_composite(recipe.model, 0).model.model.audio_tower
+    ctc = ParakeetForCTC(
+        ParakeetCTCConfig(encoder_config=encoder.config, vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id)
+    )
+    ctc.encoder.load_state_dict(encoder.state_dict())
+    ctc.ctc_head.weight.data.mul_(100)
+    ctc.save_pretrained(tmp_path / "ctc")
+    tokenizer.save_pretrained(tmp_path / "ctc")
+
+    composite = build_composite(recipe.model.model_copy(update={"speech_encoder": str(tmp_path / "ctc")}), 0)
+    pieces = piece_embeddings(composite, str(tmp_path / "ctc"))
+    assert not pieces[tokenizer.pad_token_id].any()
+    (piece,) = tokenizer("eight", add_special_tokens=False)["input_ids"][:1]
+    ids = composite.tokenizer(tokenizer.decode([piece]), add_special_tokens=False)["input_ids"]
+    embedding = AutoModelForCausalLM.from_pretrained(tmp_path / "llm").get_input_embeddings().weight
+    torch.testing.assert_close(pieces[piece], embedding[ids].mean(0).detach())
+
+    geometry = Geometry(composite.num_audio_tokens, composite.geometry_fingerprint)
+    loader = build_loader(recipe.data, composite.renderer, geometry, recipe.seed)
+    before = composite.model.model.adapter.projection.weight.clone()
+    explained = warm_start_projection(composite, str(tmp_path / "ctc"), loader.load(0) + loader.load(1))
+    assert 0.0 < explained <= 1.0
+    assert not torch.equal(before, composite.model.model.adapter.projection.weight)
+
+
+def test_an_encoder_without_a_ctc_head_is_refused(tmp_path: Path) -> None:
+    recipe = make_recipe(tmp_path)
+    composite = build_composite(recipe.model, 0)
+    with pytest.raises(
+        ModelError, match=r"the encoder has no CTC head; a warm start needs a ParakeetForCTC folder\. Choose"
+    ):
+        warm_start_projection(composite, recipe.model.speech_encoder, [])

@@ -74,7 +74,12 @@ def test_version() -> None:
 
 def test_recipe_list_names_the_shipped_ones() -> None:
     result = CliRunner().invoke(app, ["recipe", "list"])
-    assert [line.split()[0] for line in result.output.splitlines()] == ["mini", "mini-frozen-llm", "mini-speech-only"]
+    assert [line.split()[0] for line in result.output.splitlines()] == [
+        "mini",
+        "mini-digits",
+        "mini-frozen-llm",
+        "mini-speech-only",
+    ]
 
 
 def test_recipe_show_prints_what_loads_again(tmp_path: Path) -> None:

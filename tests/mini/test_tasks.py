@@ -38,7 +38,7 @@ def verb(name: str) -> lexicon.Verb:
 APPLES = Fact(
     word("Anna"), verb("buys"), word("three"), lexicon.COLOURS[0], noun("apples"), word("Berlin"), word("Monday")
 )
-TRIP = Fact(word("Nora"), verb("travels to"), city=word("Rome"), day=word("Sunday"))
+TRIP = Fact(word("Maria"), verb("travels to"), city=word("Rome"), day=word("Sunday"))
 
 
 @pytest.mark.parametrize(
@@ -46,8 +46,8 @@ TRIP = Fact(word("Nora"), verb("travels to"), city=word("Rome"), day=word("Sunda
     [
         (APPLES, "en", "Anna buys three red apples in Berlin on Monday."),
         (APPLES, "de", "Anna kauft am Montag drei rote Äpfel in Berlin."),
-        (TRIP, "en", "Nora travels to Rome on Sunday."),
-        (TRIP, "de", "Nora fährt am Sonntag nach Rom."),
+        (TRIP, "en", "Maria travels to Rome on Sunday."),
+        (TRIP, "de", "Maria fährt am Sonntag nach Rom."),
     ],
 )
 def test_statements(fact: Fact, language: Language, text: str) -> None:
@@ -63,7 +63,7 @@ def test_questions() -> None:
     assert german["Wie viele Äpfel kauft Anna?"] == "drei."
     assert german["Wann kauft Anna die Äpfel?"] == "am Montag."
     trip = {question.text: question.answer for question in questions_about(TRIP, "de")}
-    assert trip["Wohin fährt Nora?"] == "nach Rom." and trip["Wer fährt nach Rom?"] == "Nora."
+    assert trip["Wohin fährt Maria?"] == "nach Rom." and trip["Wer fährt nach Rom?"] == "Maria."
 
 
 @given(st.integers(0, 2**32))

@@ -62,8 +62,8 @@ def _train_steps(recipe: Recipe, run_dir: Path, composite: Composite, ranks: Ran
     store = CheckpointStore(run_dir / "checkpoints", recipe_fingerprint(recipe), config.keep_checkpoints)
     first = store.load_newest(parameters, optimizer)
     if first == 0 and recipe.model.warm_start == "ctc":
-        batches = (batch for step in range(WARM_START_STEPS) for batch in loader.load(step))
-        explained = warm_start_projection(composite, recipe.model.speech_encoder, batches)
+        heard = (batch for step in range(WARM_START_STEPS) for batch in loader.load(step))
+        explained = warm_start_projection(composite, recipe.model.speech_encoder, heard)
         if ranks.is_first:
             console.print(f"warm start: the adapter's map explains {explained:.0%} of the CTC head", highlight=False)
     model.train()

@@ -50,7 +50,7 @@ class SpeechReplier:
 
     @torch.inference_mode()
     def stream(self, conversation: Conversation, max_new_tokens: int) -> Iterator[str]:
-        """Pieces of one reply as they are decoded; joined they equal `reply`'s, but for outer white space."""
+        """Pieces of one reply as they are decoded; joined they equal `reply`'s, but for white space at the end."""
         composite, model = self.composite, self.composite.model
         clips = [read_clip(part) for part in conversation.clips]
         row = self._render(conversation, clips)
@@ -66,7 +66,7 @@ class SpeechReplier:
             if token in composite.renderer.end_of_turn_ids:
                 return
             generated.append(token)
-            text = composite.tokenizer.decode(generated, skip_special_tokens=True)
+            text = composite.tokenizer.decode(generated, skip_special_tokens=True).lstrip()
             if not text.endswith("\ufffd"):  # an unfinished multi-byte character waits for its other bytes
                 yield text[len(shown) :]
                 shown = text

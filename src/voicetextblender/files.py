@@ -33,6 +33,13 @@ def fingerprint(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def fingerprint_folder(folder: Path) -> str:
+    """SHA-256 over the names and contents of all files below a folder, in hexadecimal."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    listing = "\n".join(f"{path.relative_to(folder)} {fingerprint(path)}" for path in files)
+    return hashlib.sha256(listing.encode()).hexdigest()
+
+
 def derive_seed(*parts: int | str) -> int:
     """A 63-bit seed that depends on `parts` alone: the one source of keyed randomness."""
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()

@@ -21,7 +21,12 @@ from voicetextblender.mini.wordings import WORDINGS
 from voicetextblender.mini.world import World, build_world, write_manifests
 
 SMALL = MiniWorldConfig(
-    num_story_clips=300, num_instruction_rows=300, num_mixed_rows=300, num_text_rows=1000, num_eval_items=60
+    num_story_clips=300,
+    num_instruction_rows=300,
+    num_mixed_rows=300,
+    num_text_rows=1000,
+    num_recordings=300,
+    num_eval_items=60,
 )
 ROWS = {
     "text.touched",
@@ -87,7 +92,8 @@ def test_kinds_share_the_clips_of_stories() -> None:
     assert paths[0] == paths[1]
     assert len({utterance.path for utterance in world().utterances}) == len(world().utterances)
     named = {clip.path for rows in world().conversations.values() for row in rows for clip in row.clips}
-    assert named == {utterance.path for utterance in world().utterances}
+    recordings = {utterance.path for utterance in world().recordings}
+    assert named == {utterance.path for utterance in world().utterances} - recordings
 
 
 def test_speech_in_training_is_single_turn_and_every_row_but_text_holds_some() -> None:
@@ -138,7 +144,7 @@ def test_no_evaluation_statement_is_in_training() -> None:
 
 
 def test_held_out_words_are_never_in_training_speech_but_are_in_its_text() -> None:
-    said = set().union(*(words_of(utterance.text) for utterance in world().train_utterances))
+    said = set().union(*(words_of(utterance.text) for utterance in world().encoder_utterances))
     assert not said & held_out_words()
     read = set().union(*(words_of(user_text(row)) for row in world().conversations["train/text"]))
     assert held_out_words() <= read
@@ -165,7 +171,7 @@ def test_held_out_wordings_are_never_in_training() -> None:
 def test_voices_of_training_and_of_unseen_voices() -> None:
     train = {voice for voices in TRAIN_VOICES.values() for voice in voices}
     held_out = {voice for voices in HELD_OUT_VOICES.values() for voice in voices}
-    assert {utterance.voice for utterance in world().train_utterances} <= train
+    assert {utterance.voice for utterance in world().encoder_utterances} <= train
     paths = {row.clips[0].path for row in world().conversations["eval/unseen.voices"]}
     assert {utterance.voice for utterance in world().eval_utterances if utterance.path in paths} <= held_out
     for utterance in world().utterances:

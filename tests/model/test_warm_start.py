@@ -14,7 +14,7 @@ from voicetextblender.data.loader import build_loader
 from voicetextblender.errors import ModelError
 from voicetextblender.mini.base_encoder import train_ctc_tokenizer
 from voicetextblender.model.build import build_composite
-from voicetextblender.model.warm_start import fit_linear, piece_embeddings, warm_start_projection
+from voicetextblender.model.warm_start import PAUSE, fit_linear, piece_embeddings, warm_start_adapter
 
 
 def test_a_linear_relation_is_found() -> None:
@@ -43,16 +43,17 @@ def test_the_adapter_starts_near_the_text_that_is_heard(tmp_path: Path) -> None:
 
     composite = build_composite(recipe.model.model_copy(update={"speech_encoder": str(tmp_path / "ctc")}), 0)
     pieces = piece_embeddings(composite, str(tmp_path / "ctc"))
-    assert not pieces[tokenizer.pad_token_id].any()
+    pause = composite.tokenizer(PAUSE, add_special_tokens=False)["input_ids"]
     (piece,) = tokenizer("eight", add_special_tokens=False)["input_ids"][:1]
     ids = composite.tokenizer(tokenizer.decode([piece]), add_special_tokens=False)["input_ids"]
     embedding = AutoModelForCausalLM.from_pretrained(tmp_path / "llm").get_input_embeddings().weight
     torch.testing.assert_close(pieces[piece], embedding[ids].mean(0).detach())
+    torch.testing.assert_close(pieces[tokenizer.pad_token_id], embedding[pause].mean(0).detach())
 
     geometry = Geometry(composite.num_audio_tokens, composite.geometry_fingerprint)
     loader = build_loader(recipe.data, composite.renderer, geometry, recipe.seed)
     before = composite.model.model.adapter.projection.weight.clone()
-    explained = warm_start_projection(composite, str(tmp_path / "ctc"), loader.load(0) + loader.load(1))
+    explained = warm_start_adapter(composite, str(tmp_path / "ctc"), loader.load(0) + loader.load(1))
     assert 0.0 < explained <= 1.0
     assert not torch.equal(before, composite.model.model.adapter.projection.weight)
 
@@ -63,4 +64,4 @@ def test_an_encoder_without_a_ctc_head_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         ModelError, match=r"the encoder has no CTC head; a warm start needs a ParakeetForCTC folder\. Choose"
     ):
-        warm_start_projection(composite, recipe.model.speech_encoder, [])
+        warm_start_adapter(composite, recipe.model.speech_encoder, [])

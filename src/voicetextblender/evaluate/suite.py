@@ -47,7 +47,7 @@ def evaluate_column(
     while the model, the manifest with its clips, and the generation limits are the same.
 
     Args:
-        rows: names of `config.rows`; None or none for all that the column can do (`select_rows`).
+        rows: names of `config.rows`; none for all. Those that the column cannot do are left out (`select_rows`).
         model_fingerprint: changes whenever the weights, or what stands around them, change.
 
     Raises:
@@ -59,9 +59,8 @@ def evaluate_column(
             found, known = f"there is no row '{row}'", ", ".join(config.rows) or "none"
             raise RecipeError(describe("evaluate.rows", found, f"the recipe has {known}", "Add it, or leave it out"))
     conversations = {name: read_conversations(name, config.rows[name]) for name in rows or config.rows}
-    chosen = select_rows(column, conversations) if not rows else list(conversations)
     results = []
-    for name in chosen:
+    for name in select_rows(column, conversations):
         key = _row_key(config, name, conversations[name][0], model_fingerprint)
         kept = load_row(column, name, out_dir, key=key, metrics=config.rows[name].metrics)
         results.append(

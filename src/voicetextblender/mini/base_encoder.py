@@ -62,7 +62,7 @@ class BaseEncoderConfig(StrictConfig):
         num_frequency_masks=2, max_frequency_width=12, num_time_masks=2, max_time_fraction=0.04
     )
     pretrain: PretrainConfig = PretrainConfig(
-        steps=1500, learning_rate=1.5e-3, warmup_steps=100, weight_decay=0.01, checkpoint_every=250
+        steps=2500, learning_rate=1.5e-3, warmup_steps=100, weight_decay=0.01, checkpoint_every=250
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -20,15 +21,16 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from voicetextblender.chat.conversation import Conversation
+from voicetextblender.chat.conversation import Conversation, TextPart, Turn
 from voicetextblender.chat.render import Rendered, Renderer
 from voicetextblender.config import StrictConfig
 from voicetextblender.files import derive_seed
 from voicetextblender.mini.pretrain import PretrainConfig, fit, write_losses
 from voicetextblender.mini.rows import text_row
-from voicetextblender.mini.spoken import with_system
+from voicetextblender.mini.spoken import run, with_system, word_spans
 from voicetextblender.mini.tasks import Scope
 from voicetextblender.mini.text_tasks import draw_mixture
+from voicetextblender.model.warm_start import PAUSE
 
 PAD, BOS, END, AUDIO = "<|pad|>", "<|bos|>", "<|end|>", "<|audio|>"
 SPECIAL_TOKENS = (
@@ -64,6 +66,13 @@ HEAD_OFFSETS = (1, 2, 0)
 SYSTEM_SHARE = 0.04
 """Share of pretraining chats that begin with a system turn."""
 
+HESITANT_SHARE = 0.25
+"""Share of pretraining chats whose user hesitates. A real LLM has read its share of transcribed speech."""
+REPEATED_SHARE = 0.2
+"""Share of a hesitant user's words that are said twice."""
+PAUSES = (0, 1, 1, 2, 2, 2, 3, 3, 4)
+"""How many pauses may follow a hesitant user's word."""
+
 
 class BaseLLMConfig(StrictConfig):
     """Size and training of the base LLM; the defaults fit two CPU cores and two minutes.
@@ -86,7 +95,7 @@ class BaseLLMConfig(StrictConfig):
     num_tokenizer_chats: int = 6000
     chats_per_step: int = 24
     num_groups: int = Field(default=2, ge=1)
-    pretrain: PretrainConfig = PretrainConfig(steps=1000, learning_rate=1.2e-3, warmup_steps=40, checkpoint_every=100)
+    pretrain: PretrainConfig = PretrainConfig(steps=1500, learning_rate=1.2e-3, warmup_steps=40, checkpoint_every=100)
 
 
 def pretrain_base_llm(out: Path, config: BaseLLMConfig | None = None, console: Console | None = None) -> list[float]:
@@ -213,10 +222,24 @@ def train_tokenizer(config: BaseLLMConfig) -> PreTrainedTokenizerFast:
 
 
 def pretraining_chat(seed: int, index: int) -> Conversation:
-    """One chat in writing, of any task, in any wording; some begin with a system turn."""
+    """One chat in writing, of any task, in any wording; some begin with a system turn, in some the user hesitates."""
     random = Random(derive_seed("pretraining text", seed, index))
     chat = text_row(str(index), draw_mixture(random, PRETRAINING))
+    if random.random() < HESITANT_SHARE:
+        chat = replace(chat, turns=tuple(hesitate(turn, random) for turn in chat.turns))
     return with_system(chat, random.choice(SYSTEM_PROMPTS)) if random.random() < SYSTEM_SHARE else chat
+
+
+def hesitate(turn: Turn, random: Random) -> Turn:
+    """The same turn, all of a user's words or a run of them with pauses between and with words said twice."""
+    if turn.role != "user":
+        return turn
+    spans = word_spans(turn.text)
+    start, end = (spans[0][0], spans[-1][1]) if random.random() < 0.5 else run(spans, random)
+    said = [PAUSE] * random.randint(0, 3)
+    for word in turn.text[start:end].split():
+        said += [word] * (2 if random.random() < REPEATED_SHARE else 1) + [PAUSE] * random.choice(PAUSES)
+    return Turn("user", (TextPart(turn.text[:start] + " ".join(said) + turn.text[end:]),))
 
 
 def pretraining_texts(config: BaseLLMConfig) -> Iterator[str]:

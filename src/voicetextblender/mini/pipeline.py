@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,18 +14,15 @@ import torch
 from rich.console import Console
 
 from voicetextblender.errors import RunError, describe
+from voicetextblender.evaluate.columns import evaluate_bases, evaluate_run
+from voicetextblender.evaluate.config import EvaluateConfig
 from voicetextblender.evaluate.predictions import ColumnResult
 from voicetextblender.evaluate.report import WrittenReport, print_table, write_report
 from voicetextblender.evaluate.runs import RunLog
-from voicetextblender.evaluate.suite import evaluate_column
-from voicetextblender.files import fingerprint
 from voicetextblender.mini.base_encoder import TranscribedClip, pretrain_base_encoder
 from voicetextblender.mini.base_llm import is_finished, pretrain_base_llm
 from voicetextblender.mini.rows import MiniWorldConfig
 from voicetextblender.mini.world import build_world, write_manifests
-from voicetextblender.model.reply import CascadeReplier, Replier, SpeechReplier, TextReplier
-from voicetextblender.model.transcribe import CtcTranscriber
-from voicetextblender.model.weights import load_composite
 from voicetextblender.prepare.synthesis import synthesize_utterances
 from voicetextblender.progress import show_progress
 from voicetextblender.train.loop import train
@@ -99,7 +95,7 @@ def prepare_data(data_dir: Path, config: MiniWorldConfig) -> list[TranscribedCli
     write_manifests(world, data_dir, num_samples)
     return [
         TranscribedClip(data_dir / utterance.path, num_samples[utterance.path], utterance.text)
-        for utterance in world.train_utterances
+        for utterance in world.encoder_utterances
     ]
 
 
@@ -109,10 +105,10 @@ def run_demo(out: Path, console: Console | None = None) -> WrittenReport:
     prepare_mini(out, console)
     recipe = mini_recipe("mini", out)
     with stage("joint training: speech and text together", console):
-        train(recipe, out / "joint", console)
+        model_dir = train(recipe, out / "joint", console)
     with stage("evaluation", console):
-        results = evaluate_bases(recipe, out)
-        results.append(evaluate_run(recipe, out / "joint", out / "report"))
+        results = evaluate_bases(recipe.model, rows_of(recipe), out / "report")
+        results.append(evaluate_run(model_dir, rows_of(recipe), out / "report"))
     return report(out, results, [RunLog("joint", recipe.name, out / "joint")], console)
 
 
@@ -120,17 +116,17 @@ def run_claims(out: Path, seeds: int, console: Console | None = None) -> Written
     """The demo and its baselines: joint, speech-only and frozen-LLM training, `seeds` of each, in one report."""
     console = console or Console()
     prepare_mini(out, console)
-    results = evaluate_bases(mini_recipe("mini", out), out)
+    joint = mini_recipe("mini", out)
+    results = evaluate_bases(joint.model, rows_of(joint), out / "report")
     logs = []
     for seed in range(seeds):
         for name in CLAIM_RECIPES:
             recipe = mini_recipe(name, out, seed)
-            assert recipe.evaluate is not None
-            column = recipe.evaluate.column
+            column = rows_of(recipe).column
             run_dir = out / "joint" if (name, seed) == ("mini", 0) else out / "claims" / f"{column}-seed{seed}"
             with stage(f"{column}, seed {seed}", console):
-                train(recipe, run_dir, console)
-                results.append(evaluate_run(recipe, run_dir, out / f"report-seeds/{seed}"))
+                model_dir = train(recipe, run_dir, console)
+                results.append(evaluate_run(model_dir, rows_of(recipe), out / f"report-seeds/{seed}"))
             logs.append(RunLog(column, f"{recipe.name}, seed {seed}", run_dir))
     return report(out, results, logs, console, "claims")
 
@@ -153,37 +149,10 @@ def mini_recipe(name: str, out: Path, seed: int = 0) -> Recipe:
     return Recipe.model_validate(values | {"seed": seed})
 
 
-def evaluate_bases(recipe: Recipe, out: Path) -> list[ColumnResult]:
-    """The columns that no training fills: the base LLM on text, and the cascade of both bases."""
-    text_replier = TextReplier(recipe.model.llm, recipe.model.audio_token)
-    cascade = CascadeReplier(CtcTranscriber(recipe.model.speech_encoder).transcribe, text_replier)
-    llm, encoder = (_weights_key(Path(path)) for path in (recipe.model.llm, recipe.model.speech_encoder))
-    return [
-        evaluate(recipe, "base", text_replier, out / "report", llm),
-        evaluate(recipe, "cascade", cascade, out / "report", llm + encoder),
-    ]
-
-
-def evaluate_run(recipe: Recipe, run_dir: Path, out: Path) -> ColumnResult:
-    """The column of one finished run."""
+def rows_of(recipe: Recipe) -> EvaluateConfig:
+    """What a recipe of the embedded world, which all have it, evaluates."""
     assert recipe.evaluate is not None
-    model_dir = run_dir / "model"
-    replier = SpeechReplier(load_composite(model_dir))
-    return evaluate(recipe, recipe.evaluate.column, replier, out, _weights_key(model_dir))
-
-
-def evaluate(recipe: Recipe, column: str, replier: Replier, out: Path, key: str) -> ColumnResult:
-    """One column, with a progress bar per row."""
-    assert recipe.evaluate is not None
-    with show_progress(f"Evaluating {column}") as report_progress:
-        num_rows = len(recipe.evaluate.rows)
-        done: dict[str, float] = {}
-
-        def progress(row: str, replies: int, total: int) -> None:
-            done[row] = replies / total
-            report_progress(int(100 * sum(done.values())), 100 * num_rows)
-
-        return evaluate_column(column, replier, recipe.evaluate, None, out, progress, model_fingerprint=key)
+    return recipe.evaluate
 
 
 @contextmanager
@@ -204,9 +173,3 @@ def _relocate(value: Any, out: str) -> Any:
     if isinstance(value, str) and (value == HOME or value.startswith(f"{HOME}/")):
         return out + value.removeprefix(HOME)
     return value
-
-
-def _weights_key(folder: Path) -> str:
-    """Changes with any file of a model folder."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return json.dumps({str(path.relative_to(folder)): fingerprint(path) for path in files})

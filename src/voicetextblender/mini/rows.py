@@ -13,7 +13,17 @@ from voicetextblender.config import StrictConfig
 from voicetextblender.files import derive_seed
 from voicetextblender.mini.grammar import SPOKEN, Fact, say_facts
 from voicetextblender.mini.lexicon import Language
-from voicetextblender.mini.spoken import Studio, as_conversation, is_one_language, mixed, spoken, with_clip, written
+from voicetextblender.mini.spoken import (
+    Studio,
+    as_conversation,
+    is_one_language,
+    mixed,
+    run,
+    spoken,
+    with_clip,
+    word_spans,
+    written,
+)
 from voicetextblender.mini.tasks import (
     MAKERS,
     Exchange,
@@ -24,7 +34,7 @@ from voicetextblender.mini.tasks import (
     transcribe_story,
     translate_story,
 )
-from voicetextblender.mini.text_tasks import Dialogue
+from voicetextblender.mini.text_tasks import TEXT_ONLY_MAKERS, Dialogue, draw_mixture
 
 WHOLE_TASKS = ("answer", "arithmetic", "repeat", "word", "opposite", "next", "previous", "translate")
 """Asked by voice alone, instruction and all. Training never hears `sort` and `category` so."""
@@ -35,6 +45,9 @@ UNSEEN_MIXED = ("previous",)
 
 TRAIN_SPEECH = Scope("train", "common", SPOKEN)
 EVAL_SPEECH = Scope("eval", "common", SPOKEN)
+RECORDED = Scope("train", "all", SPOKEN)
+FRAGMENT_SHARE = 0.4
+"""Share of the base encoder's own recordings that are some words of a turn instead of all."""
 
 StoryMaker = Callable[[Random, Scope, Language, tuple[Fact, ...]], Exchange]
 STORY_KINDS: dict[str, StoryMaker] = {
@@ -45,12 +58,18 @@ STORY_KINDS: dict[str, StoryMaker] = {
 
 
 class MiniWorldConfig(StrictConfig):
-    """How much of each kind there is. One clip of statements serves transcription, translation and answering."""
+    """How much of each kind there is.
+
+    Args:
+        num_story_clips: clips of statements; each serves transcription, translation and answering.
+        num_recordings: clips that only the base speech encoder learns from, with their transcripts.
+    """
 
     seed: int = 0
-    num_story_clips: int = Field(default=4500, ge=1)
-    num_instruction_rows: int = Field(default=3000, ge=1)
-    num_mixed_rows: int = Field(default=3000, ge=1)
+    num_story_clips: int = Field(default=2500, ge=1)
+    num_instruction_rows: int = Field(default=2500, ge=1)
+    num_mixed_rows: int = Field(default=2500, ge=1)
+    num_recordings: int = Field(default=5000, ge=1)
     num_text_rows: int = Field(default=5000, ge=1)
     num_eval_items: int = Field(default=200, ge=2)
     num_multi_turn_items: int = Field(default=100, ge=1)
@@ -95,6 +114,24 @@ def turn_row(
     else:
         parts = mixed(exchange, random, studio, may_be_whole=exchange.task not in UNSEEN_WHOLE)
     return as_conversation(id, [(parts, exchange.answer)], kind, exchange.language, exchange.task)
+
+
+def record_anything(random: Random, studio: Studio) -> None:
+    """Record a turn, or some words of one, of any chat in writing that speech may touch.
+
+    The base encoder has to know how every wording and every follow-up sounds, as a real one does, long before the
+    fine-tuning asks for some of them.
+    """
+    while True:
+        chat = draw_mixture(random, RECORDED)
+        exchange = random.choice(chat.exchanges)
+        if exchange.task not in TEXT_ONLY_MAKERS and is_one_language(exchange):
+            break
+    text = exchange.text
+    if random.random() < FRAGMENT_SHARE:
+        start, end = run(word_spans(text), random)
+        text = text[start:end]
+    studio.record(text, exchange.language)
 
 
 def draw_speakable(random: Random, scope: Scope, task: str) -> Exchange:

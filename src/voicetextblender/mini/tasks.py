@@ -162,7 +162,7 @@ def _answer(random: Random, scope: Scope, language: Language) -> Exchange:
 
 
 def draw_words(random: Random, scope: Scope) -> list[Word]:
-    """Two to four different words of one sort: numbers, things, people or colours."""
+    """Two or three different words of one sort: numbers, things, people or colours."""
     pool: list[Word] = random.choice(
         (
             list(NUMBERS),
@@ -171,7 +171,7 @@ def draw_words(random: Random, scope: Scope) -> list[Word]:
             [Word(colour.en, colour.de) for colour in COLOURS],
         )
     )
-    return random.sample(pool, random.randint(2, 4))
+    return random.sample(pool, random.randint(2, 3))
 
 
 def join(items: list[Word], language: Language) -> str:
@@ -185,8 +185,8 @@ def list_key(items: list[Word]) -> tuple[str, ...]:
 
 
 def draw_sum(random: Random) -> tuple[int, str, int]:
-    """Two numbers up to six and an operator whose result is not negative."""
-    left, right = random.randint(0, 6), random.randint(0, 6)
+    """Two numbers up to five and an operator whose result is not negative."""
+    left, right = random.randint(0, 5), random.randint(0, 5)
     return (left, "+", right) if random.random() < 0.6 else (max(left, right), "-", min(left, right))
 
 
@@ -204,7 +204,7 @@ def _repeat(random: Random, scope: Scope, language: Language) -> Exchange:
 
 
 def _sort(random: Random, scope: Scope, language: Language) -> Exchange:
-    items = random.sample(NUMBERS, random.randint(2, 4))
+    items = random.sample(NUMBERS, random.randint(2, 3))
     answer = join(sorted(items, key=NUMBERS.index), language) + "."
     return replace(worded(random, scope, "sort", language, join(items, language), answer), keys=list_key(items))
 

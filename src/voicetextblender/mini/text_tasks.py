@@ -170,7 +170,7 @@ TASK_WEIGHTS: dict[str, float] = {
     "translate": 8,
     "answer": 8,
     "arithmetic": 8,
-    "repeat": 3,
+    "repeat": 5,
     "sort": 5,
     "word": 5,
     "opposite": 2,

@@ -22,6 +22,7 @@ from voicetextblender.mini.rows import (
     TRAIN_SPEECH,
     MiniWorldConfig,
     keyed,
+    record_anything,
     story_row,
     tell,
     text_row,
@@ -46,12 +47,18 @@ class World:
 
     conversations: dict[str, tuple[Conversation, ...]]
     train_utterances: tuple[Utterance, ...]
+    recordings: tuple[Utterance, ...]
     eval_utterances: tuple[Utterance, ...]
+
+    @property
+    def encoder_utterances(self) -> tuple[Utterance, ...]:
+        """What the base speech encoder learns from: its own recordings and the clips of the training rows."""
+        return (*self.train_utterances, *self.recordings)
 
     @property
     def utterances(self) -> tuple[Utterance, ...]:
         """What is to be synthesised, in order."""
-        return (*self.train_utterances, *self.eval_utterances)
+        return (*self.encoder_utterances, *self.eval_utterances)
 
 
 def build_world(
@@ -61,6 +68,9 @@ def build_world(
 ) -> World:
     """All rows and all clips to be spoken; takes seconds, speaks nothing."""
     train = Studio(config.seed, train_voices, "clips/train")
+    recordings = Studio(config.seed, train_voices, "clips/recordings")
+    for index in range(config.num_recordings):
+        record_anything(keyed(config, "recording", index), recordings)
     evaluation = Studio(config.seed, train_voices, "clips/eval")
     unseen = Studio(config.seed, held_out_voices, "clips/unseen_voices")
     rows = {f"train/{name}": value for name, value in train_rows(config, train).items()}
@@ -68,6 +78,7 @@ def build_world(
     return World(
         {name: tuple(value) for name, value in rows.items()},
         tuple(train.utterances),
+        tuple(recordings.utterances),
         (*evaluation.utterances, *unseen.utterances),
     )
 

@@ -1,14 +1,17 @@
 """A warm start of the modality adapter: audio embeddings that resemble the text embeddings of what the encoder hears.
 
-Beyond the paper. An encoder that comes with a CTC head already says which piece of text each frame holds. The adapter's
-linear map is fitted in closed form so that a frame starts near the LLM's own embedding of that piece, and a blank frame
-near zero: the LLM reads rough text from the first step instead of noise. Everything learns on from there.
+Beyond the paper. An encoder that comes with a CTC head already says which piece of text each frame holds. The last
+feed-forward block of the adapter starts as a table: a unit for every piece, which a frame with that piece switches on,
+and the LLM's own embedding of the piece as what the unit writes; a frame without any gives the LLM's embedding of a
+pause. All of it is found by least squares. The LLM reads rough text from the first step instead of noise, and
+everything learns on from there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -17,19 +20,41 @@ from transformers import AutoConfig, AutoTokenizer, ParakeetForCTC
 
 from voicetextblender.batch import Batch
 from voicetextblender.errors import ModelError, describe
+from voicetextblender.model.adapter import ConformerAdapter
 from voicetextblender.model.build import Composite, load_whole
 from voicetextblender.model.clips import extract_features, group_by_length
 
+PAUSE = "…"
+"""What an LLM has read where a speaker said nothing."""
+
 RIDGE = 1e-3
-"""Weight of the penalty on the map, relative to the mean variance of its inputs."""
+"""Weight of the penalty on a fitted map, relative to the mean variance of its inputs."""
+
+MARGIN = 5.0
+"""A unit switches on where the log-posterior of its piece is above minus this."""
+
+TABLE_SCALE, PAUSE_SCALE = 8.0, 8.0
+"""How much stronger than the frame itself the table writes, for a piece and for a pause. The frame is noise to it."""
+
+RESIDUAL_SHARE = 0.5
+"""A Conformer layer adds half of what its feed-forward blocks write."""
+
+
+class Frames(NamedTuple):
+    """What the encoder makes of the clips, and what the adapter should make of that."""
+
+    encoded: list[tuple[Tensor, Tensor]]
+    """Hidden states [clips frames size] and which frames are valid [clips frames], by group."""
+    log_posteriors: Float[Tensor, "frames vocab"]
+    targets: Float[Tensor, "frames hidden"]
 
 
 @torch.no_grad()
-def warm_start_projection(composite: Composite, encoder_path: str, batches: Iterable[Batch]) -> float:
-    """Fit the adapter's linear map to the CTC head of the encoder in `encoder_path`, over the clips of `batches`.
+def warm_start_adapter(composite: Composite, encoder_path: str, batches: Iterable[Batch]) -> float:
+    """Fit the adapter to the CTC head of the encoder in `encoder_path`, over the clips of `batches`.
 
     Returns:
-        The share of the target embeddings' variance that the fitted map explains, 0 to 1.
+        The share of the target embeddings' variance that the adapter explains then, 0 to 1.
 
     Raises:
         ModelError: The encoder has no CTC head.
@@ -43,34 +68,100 @@ def warm_start_projection(composite: Composite, encoder_path: str, batches: Iter
                 "Choose such an encoder, or set model.warm_start to none",
             )
         )
-    model, device = composite.model.model, composite.model.device
-    head = load_whole(ParakeetForCTC, encoder_path).ctc_head.to(device)
+    blank = AutoTokenizer.from_pretrained(encoder_path).pad_token_id
     pieces = piece_embeddings(composite, encoder_path)
-    inputs, targets = [], []
-    for waveforms in (batch.to(device).waveforms for batch in batches):
-        for group in group_by_length([len(waveform) for waveform in waveforms]):
-            features, mask = extract_features(composite.log_mel, [waveforms[index] for index in group])
-            encoded = model.audio_tower(input_features=features, attention_mask=mask)
-            valid = encoded.attention_mask.bool()
-            inputs.append(model.adapter.convolve(encoded.last_hidden_state, valid)[valid])
-            targets.append(head(encoded.last_hidden_state)[valid].softmax(-1) @ pieces)
-    if not inputs:
+    frames = listen(composite, encoder_path, pieces, batches)
+    if not frames.encoded:
         return 0.0
-    weight, bias, explained = fit_linear(torch.cat(inputs), torch.cat(targets))
-    model.adapter.projection.weight.copy_(weight)
-    model.adapter.projection.bias.copy_(bias)
+    adapter = composite.model.model.adapter
+    fill_table(adapter, frames, pieces, blank)
+    outputs = torch.cat([adapter.convolve(*group)[group[1]] for group in frames.encoded])
+    weight, bias, explained = fit_linear(outputs, frames.targets)
+    adapter.projection.weight.copy_(weight)
+    adapter.projection.bias.copy_(bias)
     return explained
 
 
+def listen(composite: Composite, encoder_path: str, pieces: Tensor, batches: Iterable[Batch]) -> Frames:
+    """Run the encoder and its CTC head over the clips of `batches`."""
+    model, device = composite.model.model, composite.model.device
+    head = load_whole(ParakeetForCTC, encoder_path).ctc_head.to(device)
+    encoded, log_posteriors = [], [torch.zeros(0, len(pieces), device=device)]
+    for waveforms in (batch.to(device).waveforms for batch in batches):
+        for group in group_by_length([len(waveform) for waveform in waveforms]):
+            features, mask = extract_features(composite.log_mel, [waveforms[index] for index in group])
+            output = model.audio_tower(input_features=features, attention_mask=mask)
+            valid = output.attention_mask.bool()
+            encoded.append((output.last_hidden_state, valid))
+            log_posteriors.append(head(output.last_hidden_state)[valid].log_softmax(-1))
+    joined = torch.cat(log_posteriors)
+    return Frames(encoded, joined, joined.exp() @ pieces)
+
+
+def fill_table(adapter: ConformerAdapter, frames: Frames, pieces: Tensor, blank: int) -> None:
+    """Make the last feed-forward block write a narrowed embedding of the piece, or of a pause, that a frame holds.
+
+    Where it has fewer units than there are pieces, the pieces heard most often get one.
+    """
+    block: Any = adapter.layers[-1]
+    table = block.feed_forward2
+    residual, normed = feed_forward_inputs(adapter, frames)
+    num_units, size = table.linear1.out_features, table.linear2.out_features
+    heard = frames.log_posteriors.exp().sum(0)
+    heard[blank] = -1.0
+    kept = heard.argsort(descending=True, stable=True)[: min(num_units, len(pieces) - 1)]
+    weight, bias, _ = fit_linear(normed, frames.log_posteriors[:, kept] + MARGIN)
+    table.linear1.weight[: len(kept)], table.linear1.bias[: len(kept)] = weight, bias
+
+    offsets = pieces[kept] - pieces[blank]
+    directions = torch.linalg.svd(offsets, full_matrices=False).Vh[:size]
+    narrowed = torch.zeros(len(kept), size, device=offsets.device)
+    narrowed[:, : len(directions)] = offsets @ directions.T
+    units = table.activation(normed @ weight.T + bias)
+    switched_on = units.max(1).values > 1.0
+    strength = root_mean_square(units[switched_on] @ narrowed) if bool(switched_on.any()) else narrowed.new_ones(())
+    scale = root_mean_square(residual) / RESIDUAL_SHARE
+    table.linear2.weight.zero_()
+    table.linear2.weight[:, : len(kept)] = (TABLE_SCALE * scale / strength * narrowed).T
+    pause = torch.randn(size, generator=torch.Generator().manual_seed(0)).to(
+        scale
+    )  # any direction; the same on all ranks
+    table.linear2.bias.copy_(PAUSE_SCALE * scale * pause / root_mean_square(pause))
+
+
+def feed_forward_inputs(
+    adapter: ConformerAdapter, frames: Frames
+) -> tuple[Float[Tensor, "frames size"], Float[Tensor, "frames size"]]:
+    """What reaches the last feed-forward block, before and after its layer normalisation."""
+    seen: list[tuple[Tensor, Tensor]] = []
+    block: Any = adapter.layers[-1]
+    norm = block.norm_feed_forward2
+    hook = norm.register_forward_hook(lambda module, inputs, output: seen.append((inputs[0], output)))
+    try:
+        for group in frames.encoded:
+            adapter.convolve(*group)
+    finally:
+        hook.remove()
+    valid = [group[1] for group in frames.encoded]
+    before = torch.cat([pair[0][mask] for pair, mask in zip(seen, valid, strict=True)])
+    after = torch.cat([pair[1][mask] for pair, mask in zip(seen, valid, strict=True)])
+    return before, after
+
+
+def root_mean_square(values: Tensor) -> Tensor:
+    """Over all values; a scalar."""
+    return values.square().mean().sqrt()
+
+
 def piece_embeddings(composite: Composite, encoder_path: str) -> Float[Tensor, "vocab hidden"]:
-    """For each piece of the CTC vocabulary the mean of the LLM's embeddings of its text; zero for blank and unknown."""
+    """For each piece of the CTC vocabulary the mean of the LLM's embeddings of its text; of a pause for the blank."""
     tokenizer = AutoTokenizer.from_pretrained(Path(encoder_path))
     embedding = composite.model.get_input_embeddings()
     rows = torch.zeros(len(tokenizer), composite.model.config.text_config.hidden_size, device=composite.model.device)
     special: Sequence[int] = tokenizer.all_special_ids
     for piece in range(len(tokenizer)):
-        text = tokenizer.decode([piece])
-        ids = composite.tokenizer(text, add_special_tokens=False)["input_ids"] if piece not in special else []
+        text = PAUSE if piece in special else tokenizer.decode([piece])
+        ids = composite.tokenizer(text, add_special_tokens=False)["input_ids"]
         if ids:
             rows[piece] = embedding(torch.tensor([ids], device=rows.device))[0].mean(0)
     return rows

@@ -9,7 +9,7 @@ from rich.console import Console
 from voicetextblender.data.index import Geometry, fingerprint_sources
 from voicetextblender.data.loader import build_loader
 from voicetextblender.model.build import Composite, build_composite, trainable_parameters
-from voicetextblender.model.warm_start import warm_start_projection
+from voicetextblender.model.warm_start import warm_start_adapter
 from voicetextblender.model.weights import MANIFEST, save_composite
 from voicetextblender.progress import show_progress
 from voicetextblender.train.checkpoint import CheckpointStore
@@ -63,7 +63,7 @@ def _train_steps(recipe: Recipe, run_dir: Path, composite: Composite, ranks: Ran
     first = store.load_newest(parameters, optimizer)
     if first == 0 and recipe.model.warm_start == "ctc":
         heard = (batch for step in range(WARM_START_STEPS) for batch in loader.load(step))
-        explained = warm_start_projection(composite, recipe.model.speech_encoder, heard)
+        explained = warm_start_adapter(composite, recipe.model.speech_encoder, heard)
         if ranks.is_first:
             console.print(f"warm start: the adapter's map explains {explained:.0%} of the CTC head", highlight=False)
     model.train()

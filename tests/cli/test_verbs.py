@@ -25,7 +25,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a recipe, and the run that it made."""
     folder = tmp_path_factory.mktemp("cli")
     recipe = make_recipe(folder, steps=2)
-    rows = {"mixed": {"manifest": str(folder / "train.jsonl"), "metrics": ["exact_match", "wer"], "max_items": 4}}
+    lines = (folder / "train.jsonl").read_text().splitlines(keepends=True)
+    (folder / "text.jsonl").write_text("".join(line for line in lines if '"audio"' not in line))
+    rows = {
+        "mixed": {"manifest": str(folder / "train.jsonl"), "metrics": ["exact_match", "wer"], "max_items": 4},
+        "text": {"manifest": str(folder / "text.jsonl"), "metrics": ["exact_match"], "max_items": 2},
+    }
     path = folder / "recipe.yaml"
     path.write_text(dump_recipe(recipe) + f"evaluate_rows: {json.dumps(rows)}\n")
     text = (
@@ -112,14 +117,20 @@ def test_chat_holds_a_conversation(world: Path) -> None:
     assert "The conversation starts anew." in result.output
 
 
-def test_evaluate_writes_a_report(world: Path) -> None:
-    result = vtb("evaluate", world / "run")
-    assert result.exit_code == 0
-    report = json.loads((world / "run" / "report" / "report.json").read_text())
-    assert report["schema"] == 1
-    cells = {(cell["row"], cell["column"], cell["metric"]) for cell in report["cells"]}
-    assert cells == {("mixed", "joint", "exact_match"), ("mixed", "joint", "wer")}
-    assert "report.html" in result.output
+def test_evaluate_writes_a_report_with_the_base_llm_beside_the_run(world: Path) -> None:
+    def columns(*options: str) -> tuple[str, set[tuple[str, str, str]]]:
+        result = vtb("evaluate", world / "run", *options)
+        assert result.exit_code == 0
+        report = json.loads((world / "run" / "report" / "report.json").read_text())
+        assert report["schema"] == 1
+        return result.output, {(cell["row"], cell["column"], cell["metric"]) for cell in report["cells"]}
+
+    run = {("mixed", "joint", "exact_match"), ("mixed", "joint", "wer"), ("text", "joint", "exact_match")}
+    output, cells = columns("--no-bases")
+    assert cells == run
+    assert "report.html" in output
+    _, cells = columns()  # no cascade: the tiny encoder has no CTC head
+    assert cells == run | {("text", "base", "exact_match")}
 
 
 def test_evaluate_refuses_an_unknown_row_and_a_recipe_without_rows(world: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from random import Random
 
 import pytest
 import torch
@@ -11,8 +13,19 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, 
 
 from voicetextblender.chat.render import Rendered, Renderer
 from voicetextblender.mini import base_llm
-from voicetextblender.mini.base_llm import AUDIO, SPECIAL_TOKENS, BaseLLMConfig, is_finished, pretrain_base_llm
+from voicetextblender.mini.base_llm import (
+    AUDIO,
+    PRETRAINING,
+    SPECIAL_TOKENS,
+    BaseLLMConfig,
+    hesitate,
+    is_finished,
+    pretrain_base_llm,
+)
 from voicetextblender.mini.pretrain import PretrainConfig
+from voicetextblender.mini.rows import text_row
+from voicetextblender.mini.text_tasks import draw_mixture
+from voicetextblender.model.warm_start import PAUSE
 
 TINY = BaseLLMConfig(
     hidden_size=64,
@@ -54,6 +67,23 @@ def test_only_answers_are_supervised(tokenizer: PreTrainedTokenizerFast) -> None
         supervised = tokenizer.decode(rendered.token_ids[rendered.supervision_mask]).replace("<|end|>", "\n")
         answers = [turn.text for turn in chat.turns if turn.role == "assistant"]
         assert [line.strip() for line in supervised.strip().split("\n")] == answers
+
+
+def test_hesitation_adds_pauses_and_repeats_but_loses_and_moves_nothing() -> None:
+    def words(text: str) -> list[str]:
+        found = re.findall(r"[\w'-]+|[^\w\s]", text)
+        return [word for word, before in zip(found, [None, *found], strict=False) if word not in (PAUSE, before)]
+
+    hesitant = 0
+    for seed in range(200):
+        chat = text_row("x", draw_mixture(Random(seed), PRETRAINING))
+        for turn in chat.turns:
+            said = hesitate(turn, Random(seed))
+            hesitant += PAUSE in said.text
+            assert words(said.text.replace(PAUSE, " ")) == words(turn.text)
+            if turn.role == "assistant":
+                assert said == turn
+    assert hesitant > 150
 
 
 def test_first_layer_starts_looking_back() -> None:

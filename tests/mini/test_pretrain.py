@@ -18,7 +18,9 @@ class Kill(BaseException):
     """Stands for the end of the process."""
 
 
-def train(path: Path, kill_at: int | None = None, config: PretrainConfig = CONFIG, width: int = 4) -> torch.nn.Module:
+def train(
+    path: Path, kill_at: int | None = None, config: PretrainConfig = CONFIG, width: int = 4, data_key: str = ""
+) -> torch.nn.Module:
     torch.manual_seed(1)
     model = torch.nn.Sequential(torch.nn.Linear(3, width), torch.nn.Dropout(0.5), torch.nn.Linear(width, 1))
 
@@ -28,7 +30,7 @@ def train(path: Path, kill_at: int | None = None, config: PretrainConfig = CONFI
         loss: torch.Tensor = model(torch.randn(8, 3)).square().mean()
         return loss
 
-    fit(model, step_loss, config, checkpoint=path, label="test", console=Console(quiet=True))
+    fit(model, step_loss, config, checkpoint=path, label="test", data_key=data_key, console=Console(quiet=True))
     return model
 
 
@@ -56,7 +58,11 @@ def test_learning_rate_warms_up_and_falls_to_its_end() -> None:
 
 def test_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     train(tmp_path / "run.pt")
-    with pytest.raises(CheckpointError, match=r"run\.pt: the checkpoint belongs to a run of another model or config"):
+    with pytest.raises(
+        CheckpointError, match=r"run\.pt: the checkpoint belongs to a run of another model, configuration or data"
+    ):
         train(tmp_path / "run.pt", width=5)
     with pytest.raises(CheckpointError, match="Delete the file to start anew"):
         train(tmp_path / "run.pt", config=CONFIG.model_copy(update={"steps": 10}))
+    with pytest.raises(CheckpointError, match="another model, configuration or data"):
+        train(tmp_path / "run.pt", data_key="other clips")

@@ -104,7 +104,16 @@ def pretrain_base_encoder(
         return encoder_loss(model, data, step)
 
     checkpoint = out / "training.pt"
-    losses = fit(model, step_loss, config.pretrain, checkpoint=checkpoint, label="speech encoder", console=console)
+    spoken = derive_seed(*(f"{clip.num_samples} {clip.text}" for clip in clips))
+    losses = fit(
+        model,
+        step_loss,
+        config.pretrain,
+        checkpoint=checkpoint,
+        label="speech encoder",
+        data_key=f"{config.model_dump_json(exclude={'pretrain'})} {spoken}",
+        console=console,
+    )
     calibrate_batch_norm(model, data, config.num_calibration_steps)
     _save(model, tokenizer, out, losses)
     checkpoint.unlink()

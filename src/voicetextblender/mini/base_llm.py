@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -66,7 +67,7 @@ HEAD_OFFSETS = (1, 2, 0)
 SYSTEM_SHARE = 0.04
 """Share of pretraining chats that begin with a system turn."""
 
-HESITANT_SHARE = 0.25
+HESITANT_SHARE = 0.35
 """Share of pretraining chats whose user hesitates. A real LLM has read its share of transcribed speech."""
 REPEATED_SHARE = 0.2
 """Share of a hesitant user's words that are said twice."""
@@ -122,7 +123,15 @@ def pretrain_base_llm(out: Path, config: BaseLLMConfig | None = None, console: C
         return torch.stack(losses).sum() / num_supervised
 
     checkpoint = out / "training.pt"
-    losses = fit(model, step_loss, config.pretrain, checkpoint=checkpoint, label="language model", console=console)
+    losses = fit(
+        model,
+        step_loss,
+        config.pretrain,
+        checkpoint=checkpoint,
+        label="language model",
+        data_key=config.model_dump_json(exclude={"pretrain"}),
+        console=console,
+    )
     write_losses(out / "log.jsonl", losses)
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
@@ -231,13 +240,13 @@ def pretraining_chat(seed: int, index: int) -> Conversation:
 
 
 def hesitate(turn: Turn, random: Random) -> Turn:
-    """The same turn, all of a user's words or a run of them with pauses between and with words said twice."""
+    """The same turn; a user pauses around each word and mark of all or some of it, and says some of them twice."""
     if turn.role != "user":
         return turn
     spans = word_spans(turn.text)
     start, end = (spans[0][0], spans[-1][1]) if random.random() < 0.5 else run(spans, random)
     said = [PAUSE] * random.randint(0, 3)
-    for word in turn.text[start:end].split():
+    for word in re.findall(r"[\w'-]+|[^\w\s]", turn.text[start:end]):
         said += [word] * (2 if random.random() < REPEATED_SHARE else 1) + [PAUSE] * random.choice(PAUSES)
     return Turn("user", (TextPart(turn.text[:start] + " ".join(said) + turn.text[end:]),))
 

@@ -54,6 +54,7 @@ def fit(
     *,
     checkpoint: Path,
     label: str,
+    data_key: str = "",
     console: Console | None = None,
 ) -> list[float]:
     """Train `model` in place and return the loss of every step.
@@ -65,16 +66,18 @@ def fit(
         step_loss: gives the scalar loss of a step; what it computes must follow from the step number alone.
         checkpoint: file of the unfinished run, rewritten whole every `checkpoint_every` steps.
         label: what the progress bar and the lines are called.
+        data_key: what else `step_loss` depends on; a checkpoint made with another one is refused.
 
     Raises:
-        CheckpointError: the checkpoint belongs to a run of another model or configuration.
+        CheckpointError: the checkpoint belongs to a run of another model, configuration or data.
         FloatingPointError: a loss or a gradient is not finite; the weights are those before that step.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(
         parameter_groups(model, config.weight_decay), lr=config.learning_rate, betas=config.betas, fused=True
     )
-    losses = load_checkpoint(checkpoint, model, optimizer, config)
+    key = run_key(model, config, data_key)
+    losses = load_checkpoint(checkpoint, model, optimizer, key)
     model.train()
     with StepLog(label, config.steps, len(losses), console or Console()) as log:
         for step in range(len(losses), config.steps):
@@ -91,7 +94,7 @@ def fit(
             losses.append(loss.item())
             log.advance(losses)
             if len(losses) % config.checkpoint_every == 0 or len(losses) == config.steps:
-                save_checkpoint(checkpoint, model, optimizer, config, losses)
+                save_checkpoint(checkpoint, model, optimizer, key, losses)
     model.eval()
     return losses
 
@@ -113,18 +116,18 @@ def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[s
     ]
 
 
-def run_key(model: torch.nn.Module, config: PretrainConfig) -> str:
+def run_key(model: torch.nn.Module, config: PretrainConfig, data_key: str) -> str:
     """What a checkpoint must share with the run that continues it."""
     shapes = [(name, tuple(tensor.shape)) for name, tensor in model.state_dict().items()]
-    return f"{config.model_dump_json(exclude={'checkpoint_every'})} {derive_seed(repr(shapes))}"
+    return f"{config.model_dump_json(exclude={'checkpoint_every'})} {derive_seed(repr(shapes), data_key)}"
 
 
 def save_checkpoint(
-    path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, config: PretrainConfig, losses: list[float]
+    path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, key: str, losses: list[float]
 ) -> None:
     """Write everything that `fit` needs to go on, whole or not at all."""
     state = {
-        "key": run_key(model, config),
+        "key": key,
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
         "losses": losses,
@@ -133,18 +136,16 @@ def save_checkpoint(
         torch.save(state, temporary)
 
 
-def load_checkpoint(
-    path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, config: PretrainConfig
-) -> list[float]:
+def load_checkpoint(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, key: str) -> list[float]:
     """Bring model and optimizer to the state of `path` and return its losses; none when there is no such file."""
     if not path.exists():
         return []
     state = torch.load(path, map_location="cpu", weights_only=True)
-    if state["key"] != run_key(model, config):
+    if state["key"] != key:
         raise CheckpointError(
             describe(
                 str(path),
-                "the checkpoint belongs to a run of another model or configuration",
+                "the checkpoint belongs to a run of another model, configuration or data",
                 "an unfinished run goes on only with the same ones",
                 "Delete the file to start anew, or take back the change",
             )

@@ -19,9 +19,7 @@ TRAIN_VOICES: dict[str, tuple[str, ...]] = {
         "en+m7",
         "en+f2",
         "en+f4",
-        "en-gb-scotland+m1",
         "en-gb-x-rp+f2",
-        "en-029+m3",
     ),
     "de": (
         "de",

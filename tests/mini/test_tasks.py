@@ -16,8 +16,8 @@ from voicetextblender.mini.tasks import MAKERS, Scope, draw, in_split
 from voicetextblender.mini.text_tasks import DIALOGUE_MAKERS, TASK_WEIGHTS, TEXT_ONLY_MAKERS, draw_dialogue
 from voicetextblender.mini.wordings import WORDINGS
 
-EN = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
-DE = ["null", "eins", "zwei", "drei", "vier", "fünf", "sechs", "sieben", "acht", "neun", "zehn", "elf", "zwölf"]
+EN = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+DE = ["null", "eins", "zwei", "drei", "vier", "fünf", "sechs", "sieben", "acht", "neun", "zehn"]
 VALUE = {word: value for words in (EN, DE) for value, word in enumerate(words)}
 
 

@@ -23,7 +23,6 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import ParakeetCTCConfig, ParakeetEncoderConfig, ParakeetForCTC, ParakeetTokenizer
 
-from voicetextblender.audio.augment import SpecAugmentConfig, spec_augment
 from voicetextblender.audio.features import LogMel
 from voicetextblender.audio.lengths import num_audio_tokens, num_encoder_frames
 from voicetextblender.audio.waveform import read_waveform
@@ -58,9 +57,6 @@ class BaseEncoderConfig(StrictConfig):
     clips_per_step: int = 8
     num_flat_start_steps: int = 400
     num_calibration_steps: int = 40
-    spec_augment: SpecAugmentConfig = SpecAugmentConfig(
-        num_frequency_masks=2, max_frequency_width=12, num_time_masks=2, max_time_fraction=0.04
-    )
     pretrain: PretrainConfig = PretrainConfig(
         steps=2500, learning_rate=1.5e-3, warmup_steps=100, weight_decay=0.01, checkpoint_every=250
     )
@@ -122,7 +118,7 @@ def pretrain_base_encoder(
 
 def encoder_loss(model: ParakeetForCTC, data: ClipBatches, step: int) -> Tensor:
     """CTC loss of the clips of a step, at first mixed with cross-entropy against evenly spread labels."""
-    features, inside, labels = data.batch(step, augment=True)
+    features, inside, labels = data.batch(step)
     output = model(input_features=features, attention_mask=inside, labels=labels)
     loss: Tensor = output.loss
     num_flat_start_steps = data.config.num_flat_start_steps
@@ -238,7 +234,7 @@ class ClipBatches:
         self.features: dict[int, Tensor] = {}
         self.epoch = lru_cache(maxsize=2)(self._epoch)
 
-    def batch(self, step: int, *, augment: bool) -> tuple[Tensor, Tensor, Tensor]:
+    def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """Features [clips, frames, mels], which frames are real [clips, frames], and labels padded with the blank."""
         num_batches = max(1, len(self.clips) // self.config.clips_per_step)
         epoch, position = divmod(step, num_batches)
@@ -246,9 +242,6 @@ class ClipBatches:
         features = self._features(members)
         num_frames = torch.tensor([len(frames) for frames in features])
         padded = pad_sequence(features, batch_first=True).float()
-        if augment:
-            keys = [derive_seed("spec augment", self.config.pretrain.seed, epoch, member) for member in members]
-            padded = spec_augment(padded, num_frames, self.config.spec_augment, keys)
         inside = torch.arange(padded.shape[1]) < num_frames[:, None]
         labels = pad_sequence([self.labels[member] for member in members], batch_first=True, padding_value=self.blank)
         return padded, inside, labels
@@ -301,7 +294,7 @@ def calibrate_batch_norm(model: torch.nn.Module, data: ClipBatches, num_steps: i
         norm.momentum = None  # a plain mean over the batches
         norm.train()
     for step in range(num_steps):
-        features, inside, _ = data.batch(step, augment=False)
+        features, inside, _ = data.batch(step)
         model(input_features=features, attention_mask=inside)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

@@ -30,8 +30,8 @@ from voicetextblender.mini.lexicon import (
     say,
 )
 
-COUNTS = NUMBERS[2:13]
-"""Two to twelve: with "one", German endings would depend on gender."""
+COUNTS = NUMBERS[2:]
+"""From two on: with "one", German endings would depend on gender."""
 
 
 @dataclass(frozen=True)

@@ -106,8 +106,7 @@ OPPOSITES = tuple(
 )
 
 NUMBERS = words(
-    "zero=null one=eins two=zwei three=drei four=vier five=fünf six=sechs seven=sieben eight=acht nine=neun ten=zehn "
-    "eleven=elf twelve=zwölf"
+    "zero=null one=eins two=zwei three=drei four=vier five=fünf six=sechs seven=sieben eight=acht nine=neun ten=zehn"
 )
 DAYS = words(
     "Monday=Montag Tuesday=Dienstag Wednesday=Mittwoch Thursday=Donnerstag Friday=Freitag Saturday=Samstag "

@@ -27,6 +27,9 @@ from voicetextblender.mini.wordings import WORDINGS
 EVAL_SHARE = 8
 """One in so many keys belongs to evaluation."""
 
+TWO_FACTS_SHARE = 0.125
+"""Share of stories with two statements."""
+
 MOST_TRIES = 10_000
 """Draws after which a task is taken to have nothing on the wanted side of the split."""
 
@@ -103,8 +106,8 @@ def worded(
 
 
 def draw_story(random: Random, scope: Scope, most: int = 2) -> tuple[Fact, ...]:
-    """One or two statements, each on the right side of the split, one more often."""
-    num_facts = min(random.choice((1, 1, 1, 2)), most)
+    """One statement or seldom two, each on the right side of the split."""
+    num_facts = min(2 if random.random() < TWO_FACTS_SHARE else 1, most)
     while True:
         facts = draw_facts(random, scope.entities, num_facts)
         if all(is_held_out(fact.key) == (scope.split == "eval") for fact in facts):

@@ -28,8 +28,8 @@ test: $(INSTALLED)  ## all tests that need no GPU
 	$(BIN)/python -m pytest -n 2 -m 'not gpu'
 
 check: $(INSTALLED)  ## format, lint, types and the floors
-	$(BIN)/ruff format --check src tests
-	$(BIN)/ruff check src tests
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

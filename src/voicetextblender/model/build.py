@@ -83,7 +83,7 @@ class ModelConfig(StrictConfig):
     trainable: TrainableConfig = TrainableConfig()
     """Which parts learn."""
     warm_start: Literal["none", "ctc"] = "none"
-    """`ctc` fits the adapter's linear map to the encoder's CTC head before the first step; `none` is the paper's."""
+    """`ctc` fits the adapter to the encoder's CTC head before the first step; `none` is the paper's."""
 
 
 @dataclass(frozen=True)

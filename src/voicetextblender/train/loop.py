@@ -65,7 +65,7 @@ def _train_steps(recipe: Recipe, run_dir: Path, composite: Composite, ranks: Ran
         heard = (batch for step in range(WARM_START_STEPS) for batch in loader.load(step))
         explained = warm_start_adapter(composite, recipe.model.speech_encoder, heard)
         if ranks.is_first:
-            console.print(f"warm start: the adapter's map explains {explained:.0%} of the CTC head", highlight=False)
+            console.print(f"warm start: the adapter gives {explained:.0%} of what the CTC head hears", highlight=False)
     model.train()
     if ranks.is_first:
         write_json(run_dir / "data.json", fingerprint_sources({index.name: index for index in loader.indexes}))

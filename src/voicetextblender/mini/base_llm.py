@@ -67,9 +67,9 @@ HEAD_OFFSETS = (1, 2, 0)
 SYSTEM_SHARE = 0.04
 """Share of pretraining chats that begin with a system turn."""
 
-HESITANT_SHARE = 0.3
+HESITANT_SHARE = 0.45
 """Share of pretraining chats whose user hesitates. A real LLM has read its share of transcribed speech."""
-REPEATED_SHARE = 0.2
+REPEATED_SHARE = 0.15
 """Share of a hesitant user's words that are said twice."""
 PAUSES = (0, 1, 1, 2, 2, 2, 3, 3, 4)
 """How many pauses may follow a hesitant user's word."""
@@ -96,7 +96,7 @@ class BaseLLMConfig(StrictConfig):
     num_tokenizer_chats: int = 6000
     chats_per_step: int = 24
     num_groups: int = Field(default=2, ge=1)
-    pretrain: PretrainConfig = PretrainConfig(steps=1700, learning_rate=1.2e-3, warmup_steps=40, checkpoint_every=100)
+    pretrain: PretrainConfig = PretrainConfig(steps=1550, learning_rate=1.2e-3, warmup_steps=40, checkpoint_every=100)
 
 
 def pretrain_base_llm(out: Path, config: BaseLLMConfig | None = None, console: Console | None = None) -> list[float]:

@@ -95,7 +95,7 @@ def story_items(config: MiniWorldConfig, studio: Studio, unseen: Studio) -> dict
         language: eval_stories(config, n, f"story {language}", language, EVAL_SPEECH, studio) for language in LANGUAGES
     }
     both = [story for pair in zip(stories["en"], stories["de"], strict=True) for story in pair][:n]
-    odd_wordings = Scope("eval", "held_out", SPOKEN)
+    odd_wordings = EVAL_SPEECH._replace(wordings="held_out")
     kinds = tuple(STORY_KINDS)
 
     def row(name: str, index: int, kind: str, story: Story, scope: Scope = EVAL_SPEECH) -> Conversation:
@@ -147,7 +147,7 @@ def draw_stranger(random: Random) -> tuple[Fact, ...]:
     choices = (Entities(HELD_OUT.names, cities, things), Entities(names, HELD_OUT.cities, things))
     entities = random.choice((*choices, Entities(names, cities, HELD_OUT.nouns)))
     while True:
-        (fact,) = draw_story(random, Scope("eval", "common", entities), 1)
+        (fact,) = draw_story(random, EVAL_SPEECH._replace(entities=entities))
         if any(entity in HELD_OUT_ENTITIES for entity in (fact.name, fact.city, fact.noun)):
             return (fact,)
 

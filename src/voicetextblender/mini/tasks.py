@@ -37,11 +37,12 @@ OPERATORS: dict[str, Word] = {"+": Word("plus", "plus"), "-": Word("minus", "min
 
 
 class Scope(NamedTuple):
-    """From where the parts of an item may come."""
+    """From where the parts of an item may come, and how many statements a story may have."""
 
     split: Literal["train", "eval"]
     wordings: Literal["common", "held_out", "all"] = "common"
     entities: Entities = ALL
+    most_facts: int = 2
 
 
 @dataclass(frozen=True)
@@ -105,9 +106,9 @@ def worded(
 # ---- statements
 
 
-def draw_story(random: Random, scope: Scope, most: int = 2) -> tuple[Fact, ...]:
+def draw_story(random: Random, scope: Scope) -> tuple[Fact, ...]:
     """One statement or seldom two, each on the right side of the split."""
-    num_facts = min(2 if random.random() < TWO_FACTS_SHARE else 1, most)
+    num_facts = min(2 if random.random() < TWO_FACTS_SHARE else 1, scope.most_facts)
     while True:
         facts = draw_facts(random, scope.entities, num_facts)
         if all(is_held_out(fact.key) == (scope.split == "eval") for fact in facts):

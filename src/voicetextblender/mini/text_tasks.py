@@ -52,7 +52,7 @@ def _list_maker(task: str) -> Maker:
 
 def _json(random: Random, scope: Scope, language: Language) -> Exchange:
     while True:
-        fact = draw_story(random, scope, 1)[0]
+        fact = draw_story(random, scope._replace(most_facts=1))[0]
         if fact.noun is not None and fact.count is not None:
             break
     values = {"who": say(fact.name, language), "what": say(fact.noun, language), "count": NUMBERS.index(fact.count)}
@@ -125,7 +125,7 @@ def _more_questions(random: Random, scope: Scope, language: Language) -> tuple[E
 
 def _and_in_the_other(random: Random, scope: Scope, language: Language) -> tuple[Exchange, ...]:
     """A sentence written down, then asked for in the other language."""
-    facts = draw_story(random, scope, 1)
+    facts = draw_story(random, scope._replace(most_facts=1))
     first = transcribe_story(random, scope, language, facts)
     asks = {
         ("en", "de"): ("And in German?", "What is that in German?"),
@@ -170,7 +170,7 @@ TASK_WEIGHTS: dict[str, float] = {
     "translate": 8,
     "answer": 8,
     "arithmetic": 8,
-    "repeat": 5,
+    "repeat": 8,
     "sort": 5,
     "word": 5,
     "opposite": 2,

@@ -126,7 +126,8 @@ def run_claims(out: Path, seeds: int, console: Console | None = None) -> Written
             run_dir = out / "joint" if (name, seed) == ("mini", 0) else out / "claims" / f"{column}-seed{seed}"
             with stage(f"{column}, seed {seed}", console):
                 model_dir = train(recipe, run_dir, console)
-                results.append(evaluate_run(model_dir, rows_of(recipe), out / f"report-seeds/{seed}"))
+                kept = out / ("report" if seed == 0 else f"report-seeds/{seed}")  # seed 0 shares the demo's replies
+                results.append(evaluate_run(model_dir, rows_of(recipe), kept))
             logs.append(RunLog(column, f"{recipe.name}, seed {seed}", run_dir))
     return report(out, results, logs, console, "claims")
 

@@ -29,7 +29,7 @@ ENGLISH_NUMBERS = (
 )
 GERMAN_DIGITS = ("null", "eins", "zwei", "drei", "vier", "fünf", "sechs", "sieben", "acht", "neun")
 # fmt: on
-MAX_CLIPS = 4
+MAX_CLIPS = 3
 
 ARITHMETIC_WORDINGS = ("What is {x}?", "How much is {x}?", "Calculate {x}.", "Tell me: what is {x}?")
 REPEAT_WORDINGS = ("Repeat: {x}.", "Say again: {x}.", "Repeat these words: {x}.")
@@ -146,7 +146,7 @@ def _minus(random: Random) -> DigitTask:
 
 
 def _repeat(random: Random) -> DigitTask:
-    digits = tuple(random.randrange(10) for _ in range(random.randint(2, MAX_CLIPS)))
+    digits = tuple(random.sample(range(10), random.randint(2, MAX_CLIPS)))
     return _listed(random, REPEAT_WORDINGS, digits, [ENGLISH_NUMBERS[digit] for digit in digits])
 
 
@@ -156,7 +156,7 @@ def _sort(random: Random) -> DigitTask:
 
 
 def _translate(random: Random) -> DigitTask:
-    digits = tuple(random.randrange(10) for _ in range(random.randint(1, MAX_CLIPS)))
+    digits = tuple(random.sample(range(10), random.randint(1, MAX_CLIPS)))
     return _listed(random, TRANSLATE_WORDINGS, digits, [GERMAN_DIGITS[digit] for digit in digits])
 
 

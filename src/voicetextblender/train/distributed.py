@@ -47,12 +47,17 @@ class Ranks:
 
     @contextmanager
     def first_rank_first(self) -> Iterator[None]:
-        """Run a block on the first rank, then on the others: what the first one cached, they find."""
+        """Run a block on the first rank, then on the others: what the first one cached, they find.
+
+        Where it fails on the first rank the others go on, and fail there too instead of waiting for ever.
+        """
         if not self.is_first:
             self.wait()
-        yield
-        if self.is_first:
-            self.wait()
+        try:
+            yield
+        finally:
+            if self.is_first:
+                self.wait()
 
     def wait(self) -> None:
         """Return when every rank has come here."""

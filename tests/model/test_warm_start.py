@@ -45,7 +45,7 @@ def test_the_adapter_starts_near_the_text_that_is_heard(tmp_path: Path) -> None:
     pieces = piece_embeddings(composite, str(tmp_path / "ctc"))
     pause = composite.tokenizer(PAUSE, add_special_tokens=False)["input_ids"]
     (piece,) = tokenizer("eight", add_special_tokens=False)["input_ids"][:1]
-    ids = composite.tokenizer(tokenizer.decode([piece]), add_special_tokens=False)["input_ids"]
+    ids = composite.tokenizer(" " + tokenizer.decode([piece]), add_special_tokens=False)["input_ids"]
     embedding = AutoModelForCausalLM.from_pretrained(tmp_path / "llm").get_input_embeddings().weight
     torch.testing.assert_close(pieces[piece], embedding[ids].mean(0).detach())
     torch.testing.assert_close(pieces[tokenizer.pad_token_id], embedding[pause].mean(0).detach())

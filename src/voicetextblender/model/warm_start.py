@@ -27,6 +27,9 @@ from voicetextblender.model.clips import extract_features, group_by_length
 PAUSE = "…"
 """What an LLM has read where a speaker said nothing."""
 
+WORD_START = "\u2581"
+"""How pieces that begin a word are marked in a CTC vocabulary."""
+
 RIDGE = 1e-3
 """Weight of the penalty on a fitted map, relative to the mean variance of its inputs."""
 
@@ -123,9 +126,7 @@ def fill_table(adapter: ConformerAdapter, frames: Frames, pieces: Tensor, blank:
     scale = root_mean_square(residual) / RESIDUAL_SHARE
     table.linear2.weight.zero_()
     table.linear2.weight[:, : len(kept)] = (TABLE_SCALE * scale / strength * narrowed).T
-    pause = torch.randn(size, generator=torch.Generator().manual_seed(0)).to(
-        scale
-    )  # any direction; the same on all ranks
+    pause = torch.randn(size, generator=torch.Generator().manual_seed(0)).to(scale)  # any, but the same on all ranks
     table.linear2.bias.copy_(PAUSE_SCALE * scale * pause / root_mean_square(pause))
 
 
@@ -154,13 +155,17 @@ def root_mean_square(values: Tensor) -> Tensor:
 
 
 def piece_embeddings(composite: Composite, encoder_path: str) -> Float[Tensor, "vocab hidden"]:
-    """For each piece of the CTC vocabulary the mean of the LLM's embeddings of its text; of a pause for the blank."""
+    """For each piece of the CTC vocabulary the mean of the LLM's embeddings of its text; of a pause for the blank.
+
+    A piece that begins a word is read with the space before it, as within a text.
+    """
     tokenizer = AutoTokenizer.from_pretrained(Path(encoder_path))
     embedding = composite.model.get_input_embeddings()
     rows = torch.zeros(len(tokenizer), composite.model.config.text_config.hidden_size, device=composite.model.device)
     special: Sequence[int] = tokenizer.all_special_ids
     for piece in range(len(tokenizer)):
-        text = PAUSE if piece in special else tokenizer.decode([piece])
+        begins_word = tokenizer.convert_ids_to_tokens(piece).startswith(WORD_START)
+        text = PAUSE if piece in special else " " * begins_word + tokenizer.decode([piece]).strip()
         ids = composite.tokenizer(text, add_special_tokens=False)["input_ids"]
         if ids:
             rows[piece] = embedding(torch.tensor([ids], device=rows.device))[0].mean(0)

@@ -93,7 +93,7 @@ class Plan:
         """
         assert 0 <= rank < num_ranks
         draws = self.draws(step)
-        lengths = [self._length(draw) for draw in draws]
+        lengths = [self.length(draw) for draw in draws]
         shares = share_evenly([conversation_cost(*length) for length in lengths], num_ranks)
         budget, alone = self.config.max_tokens_per_microbatch, not self.config.pack
         packed = [pack([lengths[i][0] for i in share], budget, alone=alone) for share in shares]
@@ -109,7 +109,7 @@ class Plan:
         rows = zip(columns.source.tolist(), columns.epoch.tolist(), columns.row.tolist(), strict=True)
         return [Draw(*row, position=start + i) for i, row in enumerate(rows)]
 
-    def _length(self, draw: Draw) -> tuple[int, int]:
+    def length(self, draw: Draw) -> tuple[int, int]:
         """Tokens of a conversation, and how many of them are audio."""
         index = self.indexes[draw.source]
         return int(index.num_tokens[draw.row]), int(index.num_audio_tokens[draw.row])

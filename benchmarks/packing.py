@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from voicetextblender.audio.lengths import HOP_LENGTH, SUBSAMPLING_FACTOR
 from voicetextblender.batch import Batch
 from voicetextblender.data.blend import Blend
 from voicetextblender.data.index import Geometry
@@ -39,6 +40,7 @@ from voicetextblender.train.step import batch_losses
 ROOT = Path(__file__).resolve().parents[1]
 MINI = Path("runs/mini/base/llm")
 WAYS = ("drawn order, padded", "sorted, padded", "packed")
+SAMPLES_PER_TOKEN = HOP_LENGTH * SUBSAMPLING_FACTOR
 NUM_STEPS = 25
 """Over which the shares of padding are averaged."""
 
@@ -164,7 +166,8 @@ def measure(plan: Plan, step: int) -> tuple[float, float, int, float, int]:
         tokens += sum(num_tokens for row in lengths for num_tokens, _ in row)
         taken += len(lengths) * width
         work += len(lengths) * width * (ATTENTION_TOKENS + width)
-        clips = [num_audio_tokens for row in lengths for _, num_audio_tokens in row if num_audio_tokens]
+        clips = [num_audio_tokens * SAMPLES_PER_TOKEN for row in lengths for _, num_audio_tokens in row]
+        clips = [num_samples for num_samples in clips if num_samples]
         for group in group_by_length(clips):
             frames += sum(clips[i] for i in group)
             taken_frames += max(clips[i] for i in group) * len(group)

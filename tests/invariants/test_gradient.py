@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -188,12 +189,25 @@ def losses_by_conversation(
 def test_groups_hold_every_clip_once_and_little_padding() -> None:
     random = np.random.default_rng(5)
     for _ in range(50):
-        lengths = random.integers(160, 640_000, random.integers(1, 40)).tolist()
-        groups = group_by_length(lengths, 0.25)
+        lengths = random.integers(160, 640_000, random.integers(0, 40)).tolist()
+        groups = group_by_length(lengths, 48_000)
         assert sorted(index for group in groups for index in group) == list(range(len(lengths)))
         for group in groups:
-            padded = max(lengths[i] for i in group) * len(group)
-            assert padded - sum(lengths[i] for i in group) <= 0.25 * padded
+            padding = max(lengths[i] for i in group) * len(group) - sum(lengths[i] for i in group)
+            assert padding <= 48_000 * sum(1 / n for n in range(1, len(group) + 1))
+
+
+def test_no_other_groups_of_clips_cost_less() -> None:
+    random = np.random.default_rng(6)
+    for _ in range(30):
+        lengths = sorted(random.integers(1, 50, random.integers(1, 9)).tolist(), reverse=True)
+
+        def cost(groups: list[list[int]], lengths: list[int] = lengths) -> int:
+            return sum(max(lengths[i] for i in group) * len(group) + 20 for group in groups)
+
+        borders = [[0, *(k + 1 for k in range(len(lengths) - 1) if cuts >> k & 1), len(lengths)] for cuts in range(256)]
+        every_way = [[list(range(*pair)) for pair in pairwise(border)] for border in borders]
+        assert cost(group_by_length(lengths, 20)) == min(map(cost, every_way))
 
 
 def test_spec_augment_depends_on_the_clip_and_not_on_the_batch(tmp_path: Path) -> None:

@@ -26,10 +26,11 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from voicetextblender.batch import collate
 from voicetextblender.chat.render import Rendered
 from voicetextblender.errors import ModelError
+from voicetextblender.model import packing
 from voicetextblender.model.configuration import VoiceTextBlenderConfig
 from voicetextblender.model.loss import supervised_losses
 from voicetextblender.model.modeling import VoiceTextBlenderForConditionalGeneration
-from voicetextblender.model.packing import check_packing, run_packed
+from voicetextblender.model.packing import check_packing, choose_attention, run_packed
 
 SIZES: dict[str, Any] = {
     "vocab_size": 97,
@@ -142,18 +143,15 @@ def test_either_attention_of_the_library_keeps_conversations_apart(attention: st
 def attend_by_lengths(
     module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: None, **kwargs: Any
 ) -> tuple[Tensor, None]:
-    """What the flash kernels do, in plain torch: one row, cut where a position is 0."""
-    assert query.shape[0] == 1 and attention_mask is None
-    starts = (kwargs["position_ids"][0] == 0).nonzero().flatten().tolist()
+    """What the flash kernels do, in plain torch: all rows joined, cut at the given borders."""
+    assert attention_mask is None and kwargs["max_length_q"] == 12
+    joined = [part.transpose(0, 1).flatten(1, 2)[None] for part in (query, key, value)]
     pieces = []
-    for start, stop in pairwise([*starts, query.shape[2]]):
-        parts = [part[:, :, start:stop] for part in (query, key, value)]
-        pieces.append(
-            torch.nn.functional.scaled_dot_product_attention(
-                *parts, is_causal=True, scale=kwargs["scaling"], enable_gqa=True
-            )
-        )
-    return torch.cat(pieces, 2).transpose(1, 2), None
+    for start, stop in pairwise(kwargs["cu_seq_lens_q"].tolist()):
+        parts = [part[:, :, start:stop] for part in joined]
+        attended = torch.nn.functional.scaled_dot_product_attention(*parts, is_causal=True, enable_gqa=True)
+        pieces.append(attended[0].transpose(0, 1))
+    return torch.cat(pieces).unflatten(0, (query.shape[0], query.shape[2])), None
 
 
 @pytest.fixture
@@ -164,12 +162,11 @@ def flash() -> Iterator[str]:
     ALL_ATTENTION_FUNCTIONS._global_mapping.pop("flash_in_torch", None)
 
 
-def test_kernels_that_take_lengths_get_one_row(flash: str) -> None:
+def test_kernels_that_take_lengths_get_them(flash: str) -> None:
     model = make_model(FAMILIES["llama"])
     apart = losses_and_gradients(model, [9, 1, 7, 12, 5], [1] * 5)
     model.model.language_model.config._attn_implementation = flash
     assert_same(losses_and_gradients(model, [9, 1, 7, 12, 5], [3, 2]), apart)
-    check_packing(model.model)
 
 
 def test_an_llm_that_keeps_conversations_apart_passes_the_check(
@@ -186,3 +183,43 @@ def test_an_llm_that_carries_its_state_on_is_refused() -> None:
         r"as rounding does\. Set data\.pack to false, which gives every conversation a row of its own\.$",
     ):
         check_packing(make_model(recurrent).model)
+
+
+class RecordingLlm:
+    """Stands for an LLM on a GPU, which tests do not have."""
+
+    def __init__(self, supports_flash: bool) -> None:
+        self._supports_flash_attn = supports_flash
+        self.attention = "sdpa"
+
+    def set_attn_implementation(self, attention: str) -> None:
+        self.attention = attention
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "is_installed", "is_supported", "expected"),
+    [
+        ("cuda", "bf16", True, True, "flash_attention_2"),
+        ("cuda", "bf16", True, False, "sdpa"),
+        ("cuda", "bf16", False, True, "sdpa"),
+        ("cuda", "fp32", True, True, "sdpa"),
+        ("cpu", "bf16", True, True, "sdpa"),
+    ],
+)
+def test_flash_attention_is_taken_where_it_runs(
+    monkeypatch: pytest.MonkeyPatch, device: str, precision: str, is_installed: bool, is_supported: bool, expected: str
+) -> None:
+    monkeypatch.setattr(packing, "is_flash_attn_2_available", lambda: is_installed)
+    llm = RecordingLlm(is_supported)
+    choose_attention(llm, "auto", torch.device(device), precision)  # type: ignore[arg-type]
+    assert llm.attention == expected
+
+
+def test_attention_that_was_asked_for_is_used_or_refused() -> None:
+    llm = make_model(FAMILIES["llama"]).model.language_model
+    choose_attention(llm, "eager", torch.device("cpu"), "fp32")
+    assert llm.config._attn_implementation == "eager"
+    gemma = make_model(FAMILIES["gemma2"]).model.language_model
+    message = r"^train\.attention: 'sdpa' cannot be used \(.+\); one that Gemma2Model and .* offer\. Set it to auto\.$"
+    with pytest.raises(ModelError, match=message):
+        choose_attention(gemma, "sdpa", torch.device("cpu"), "fp32")

@@ -2,16 +2,46 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.utils import is_flash_attn_2_available
 
 from voicetextblender.errors import ModelError, describe
 from voicetextblender.model.modeling import VoiceTextBlenderModel
 
+Attention = Literal["auto", "eager", "sdpa", "flash_attention_2"]
+
 PROBE_TOKENS = 8
 MAX_LEAK = 0.01
 """Change of the hidden states, as a share of them, that rounding explains. A conversation that is seen changes more."""
+
+
+def choose_attention(llm: PreTrainedModel, wanted: Attention, device: torch.device, precision: str) -> None:
+    """Let the LLM compute attention by `wanted`; `auto` prefers kernels that skip what conversations do not see.
+
+    Raises:
+        ModelError: The package or the LLM does not offer it.
+    """
+    if wanted == "auto":
+        flash_runs = device.type == "cuda" and precision == "bf16" and is_flash_attn_2_available()
+        if not (flash_runs and llm._supports_flash_attn):
+            return
+        wanted = "flash_attention_2"
+    try:
+        llm.set_attn_implementation(wanted)
+    except (ImportError, ValueError) as error:
+        raise ModelError(
+            describe(
+                "train.attention",
+                f"'{wanted}' cannot be used ({str(error).splitlines()[0]})",
+                f"one that {type(llm).__name__} and the installed packages offer",
+                "Set it to auto",
+            )
+        ) from error
 
 
 def run_packed(
@@ -26,12 +56,19 @@ def run_packed(
 
     Source: `transformers.masking_utils.find_packed_sequence_indices`.
     """
-    rows, tokens = position_ids.shape
-    if "flash" in model.language_model.config._attn_implementation:
-        # These kernels take lengths, not masks, and the library reads them off the positions of a single row alone.
-        inputs_embeds, position_ids = inputs_embeds.flatten(0, 1)[None], position_ids.flatten()[None]
-    output = model(inputs_embeds=inputs_embeds, position_ids=position_ids, use_cache=False)
-    return output.last_hidden_state.reshape(rows, tokens, -1)
+    lengths = _flash_lengths(position_ids) if "flash" in model.language_model.config._attn_implementation else {}
+    return model(inputs_embeds=inputs_embeds, position_ids=position_ids, use_cache=False, **lengths).last_hidden_state
+
+
+def _flash_lengths(position_ids: Int[Tensor, "rows tokens"]) -> dict[str, Any]:
+    """Where conversations begin in all rows joined, for kernels that take lengths instead of masks.
+
+    Without it the library would look for them again in every layer, and only where there is a single row.
+    """
+    starts = (position_ids.flatten() == 0).nonzero().flatten()
+    borders = torch.nn.functional.pad(starts, (0, 1), value=position_ids.numel()).int()
+    longest = int(borders.diff().max())
+    return {"cu_seq_lens_q": borders, "cu_seq_lens_k": borders, "max_length_q": longest, "max_length_k": longest}
 
 
 @torch.no_grad()

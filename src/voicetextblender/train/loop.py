@@ -9,7 +9,7 @@ from rich.console import Console
 from voicetextblender.data.index import Geometry, fingerprint_sources
 from voicetextblender.data.loader import build_loader
 from voicetextblender.model.build import Composite, build_composite, trainable_parameters
-from voicetextblender.model.packing import check_packing
+from voicetextblender.model.packing import check_packing, choose_attention
 from voicetextblender.model.warm_start import warm_start_adapter
 from voicetextblender.model.weights import MANIFEST, save_composite
 from voicetextblender.progress import show_progress
@@ -55,6 +55,7 @@ def train(recipe: Recipe, run_dir: Path, console: Console | None = None) -> Path
 def _train_steps(recipe: Recipe, run_dir: Path, composite: Composite, ranks: Ranks, console: Console) -> None:
     config, model = recipe.train, composite.model
     model.to(ranks.device)
+    choose_attention(model.model.language_model, config.attention, ranks.device, config.precision)
     if recipe.data.pack:
         with precision_context(config, ranks.device):
             check_packing(model.model)

@@ -47,7 +47,7 @@ def plans(draw: st.DrawFn) -> Plan:
     return Plan(indexes, blend, config)
 
 
-steps = st.integers(0, 10_000)
+steps = st.integers(0, 10**12)
 ranks = st.integers(1, 9)
 
 

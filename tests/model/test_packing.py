@@ -173,6 +173,8 @@ def test_an_llm_that_keeps_conversations_apart_passes_the_check(
     model: VoiceTextBlenderForConditionalGeneration,
 ) -> None:
     check_packing(model.model)
+    with torch.autocast("cpu", torch.bfloat16):
+        check_packing(model.model)
 
 
 def test_an_llm_that_carries_its_state_on_is_refused() -> None:

@@ -12,17 +12,26 @@ from torch import Tensor
 
 from voicetextblender.chat.render import Rendered
 
+PADDING = -1
+"""Stands in `conversation_ids` where no conversation does."""
+
 
 @dataclass(frozen=True)
 class Batch:
-    """Rendered conversations of one microbatch, right-padded, with the clips that stand in them.
+    """Rendered conversations of one microbatch, packed into rows, with the clips that stand in them.
 
-    Invariants (checked by `check`): padding is known by `num_tokens` alone; no position is both audio and supervised;
-    the first token of a row is never supervised (nothing predicts it); clips come in row-major order of their places.
+    A row holds one conversation after the other and is padded on the right. Conversations, clips and tasks are numbered
+    in row-major order.
+
+    Invariants (checked by `check`): padding is known by `conversation_ids` alone; no position is both audio and
+    supervised; the first token of a conversation is never supervised (nothing predicts it).
     """
 
     token_ids: Int[Tensor, "rows tokens"]
-    num_tokens: Int[Tensor, " rows"]
+    position_ids: Int[Tensor, "rows tokens"]
+    """Counted from 0 in every conversation; padding carries on the conversation before it, which does not see it."""
+    conversation_ids: Int[Tensor, "rows tokens"]
+    """Number of the conversation that each token belongs to, or `PADDING`."""
     supervision_mask: Bool[Tensor, "rows tokens"]
     audio_mask: Bool[Tensor, "rows tokens"]
     num_audio_tokens: tuple[int, ...]
@@ -31,7 +40,12 @@ class Batch:
     clip_keys: tuple[int, ...]
     """One per clip: all randomness of that clip (augmentation) follows from it."""
     tasks: tuple[str, ...]
-    """One per row."""
+    """One per conversation."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens in this microbatch, without padding."""
+        return int((self.conversation_ids != PADDING).sum())
 
     @property
     def num_supervised(self) -> int:
@@ -43,23 +57,30 @@ class Batch:
         """Audio samples in this microbatch."""
         return sum(len(waveform) for waveform in self.waveforms)
 
+    def split_by_conversation(self, losses: Float[Tensor, " supervised"]) -> tuple[Tensor, ...]:
+        """Values of the supervised tokens, in row-major order, in one piece per conversation."""
+        owners = self.conversation_ids[self.supervision_mask]
+        return losses.split(owners.bincount(minlength=len(self.tasks)).tolist())
+
     def check(self) -> None:
         """Assert the invariants; they can only break by a mistake of ours."""
-        positions = torch.arange(self.token_ids.shape[1])
-        valid = positions < self.num_tokens[:, None]
-        assert not (self.supervision_mask & ~valid).any() and not (self.audio_mask & ~valid).any()
-        assert not (self.supervision_mask & self.audio_mask).any()
-        assert not self.supervision_mask[:, 0].any()
+        is_valid, is_first = self.conversation_ids != PADDING, self.position_ids == 0
+        assert not (is_valid[:, 1:] & ~is_valid[:, :-1]).any()
+        assert is_first[:, 0].all() and (self.position_ids.diff(dim=1)[~is_first[:, 1:]] == 1).all()
+        assert torch.equal(self.conversation_ids[is_first], torch.arange(len(self.tasks)))
+        assert torch.equal(is_first.flatten().cumsum(0)[is_valid.flatten()] - 1, self.conversation_ids[is_valid])
+        assert not ((self.supervision_mask | self.audio_mask) & ~is_valid).any()
+        assert not (self.supervision_mask & (self.audio_mask | is_first)).any()
         assert int(self.audio_mask.sum()) == sum(self.num_audio_tokens)
         assert len(self.waveforms) == len(self.clip_keys) == len(self.num_audio_tokens)
-        assert len(self.tasks) == self.token_ids.shape[0]
 
     def to(self, device: torch.device) -> Batch:
         """The same microbatch with every tensor on `device`."""
         return replace(
             self,
             token_ids=self.token_ids.to(device, non_blocking=True),
-            num_tokens=self.num_tokens.to(device, non_blocking=True),
+            position_ids=self.position_ids.to(device, non_blocking=True),
+            conversation_ids=self.conversation_ids.to(device, non_blocking=True),
             supervision_mask=self.supervision_mask.to(device, non_blocking=True),
             audio_mask=self.audio_mask.to(device, non_blocking=True),
             waveforms=tuple(waveform.to(device, non_blocking=True) for waveform in self.waveforms),
@@ -71,26 +92,50 @@ def collate(
     waveforms: Sequence[Sequence[np.ndarray]],
     clip_keys: Sequence[Sequence[int]],
     tasks: Sequence[str],
+    row_sizes: Sequence[int],
 ) -> Batch:
-    """Pad rendered conversations to the longest; `waveforms` and `clip_keys` hold one sequence per conversation."""
-    num_rows, num_tokens = len(rendered), max(len(row.token_ids) for row in rendered)
-    token_ids = torch.zeros(num_rows, num_tokens, dtype=torch.int64)
-    supervision_mask = torch.zeros(num_rows, num_tokens, dtype=torch.bool)
-    audio_mask = torch.zeros(num_rows, num_tokens, dtype=torch.bool)
-    for index, row in enumerate(rendered):
-        token_ids[index, : len(row.token_ids)] = torch.from_numpy(row.token_ids)
-        supervision_mask[index, : len(row.token_ids)] = torch.from_numpy(row.supervision_mask)
-        for start, length in row.audio_spans:
-            audio_mask[index, start : start + length] = True
+    """Put rendered conversations into rows, padded to the longest.
+
+    Args:
+        waveforms: one sequence per conversation, as are `clip_keys`.
+        row_sizes: conversations in each row.
+    """
+    assert len(rendered) == len(waveforms) == len(clip_keys) == len(tasks) == sum(row_sizes)
+    places = _place([len(conversation.token_ids) for conversation in rendered], row_sizes)
+    shape = (len(row_sizes), max(tokens.stop for _, tokens in places))
+    token_ids = torch.zeros(shape, dtype=torch.int64)
+    position_ids = torch.zeros(shape, dtype=torch.int64)
+    conversation_ids = torch.full(shape, PADDING)
+    supervision_mask = torch.zeros(shape, dtype=torch.bool)
+    audio_mask = torch.zeros(shape, dtype=torch.bool)
+    for number, (conversation, (row, tokens)) in enumerate(zip(rendered, places, strict=True)):
+        token_ids[row, tokens] = torch.from_numpy(conversation.token_ids)
+        position_ids[row, tokens.start :] = torch.arange(shape[1] - tokens.start)
+        conversation_ids[row, tokens] = number
+        supervision_mask[row, tokens] = torch.from_numpy(conversation.supervision_mask)
+        for start, length in conversation.audio_spans:
+            audio_mask[row, tokens.start + start : tokens.start + start + length] = True
     batch = Batch(
         token_ids=token_ids,
-        num_tokens=torch.tensor([len(row.token_ids) for row in rendered]),
+        position_ids=position_ids,
+        conversation_ids=conversation_ids,
         supervision_mask=supervision_mask,
         audio_mask=audio_mask,
-        num_audio_tokens=tuple(length for row in rendered for _, length in row.audio_spans),
-        waveforms=tuple(torch.from_numpy(waveform) for row in waveforms for waveform in row),
-        clip_keys=tuple(key for row in clip_keys for key in row),
+        num_audio_tokens=tuple(length for conversation in rendered for _, length in conversation.audio_spans),
+        waveforms=tuple(torch.from_numpy(waveform) for clips in waveforms for waveform in clips),
+        clip_keys=tuple(key for keys in clip_keys for key in keys),
         tasks=tuple(tasks),
     )
     batch.check()
     return batch
+
+
+def _place(lengths: Sequence[int], row_sizes: Sequence[int]) -> list[tuple[int, slice]]:
+    """Row and tokens of each conversation: side by side from the left."""
+    places: list[tuple[int, slice]] = []
+    for row, size in enumerate(row_sizes):
+        start = 0
+        for length in lengths[len(places) : len(places) + size]:
+            places.append((row, slice(start, start + length)))
+            start += length
+    return places

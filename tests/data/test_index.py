@@ -72,6 +72,8 @@ def test_lengths_are_those_of_the_rendered_rows(
         for row, waveforms in enumerate(read)
     ]
     assert index.num_tokens.tolist() == [len(row.token_ids) for row in rendered]
+    audio = [sum(num_audio_tokens(len(waveform)) for waveform in waveforms) for waveforms in read]
+    assert index.num_audio_tokens.tolist() == audio
     assert index.num_supervised.tolist() == [row.supervision_mask.sum() for row in rendered]
     assert index.num_tokens[0] == len("<Is 7?><Yes.>")  # one token for each bracket
     assert index.num_supervised[0] == len("Yes.>")

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from tests.data.rows import WriteManifest, audio_row, text_row, write_tone
 from voicetextblender.audio.waveform import read_waveform
-from voicetextblender.batch import Batch
+from voicetextblender.batch import PADDING, Batch
 from voicetextblender.chat.render import Renderer
 from voicetextblender.data.index import Geometry
 from voicetextblender.data.loader import DataConfig, Loader, build_loader
@@ -72,10 +72,17 @@ def test_batches_hold_what_the_plan_names(loader: Loader) -> None:
     for step in range(3):
         microbatches, batches = loader.plan.step(step), loader.load(step)
         assert len(microbatches) == len(batches)
-        for draws, batch in zip(microbatches, batches, strict=True):
+        for rows, batch in zip(microbatches, batches, strict=True):
             batch.check()
             assert batch.token_ids.numel() <= loader.plan.config.max_tokens_per_microbatch
-            assert batch.num_tokens.tolist() == [loader.indexes[d.source].num_tokens[d.row] for d in draws]
+            draws = list(chain.from_iterable(rows))
+            lengths = [loader.indexes[draw.source].num_tokens[draw.row] for draw in draws]
+            assert batch.conversation_ids[batch.conversation_ids != PADDING].bincount().tolist() == lengths
+            assert batch.num_tokens == sum(lengths)
+            for row, ids in zip(rows, batch.conversation_ids.tolist(), strict=True):
+                assert [draws[number] for number in sorted(set(ids) - {PADDING})] == list(row)
+            audio = [loader.indexes[draw.source].num_audio_tokens[draw.row] for draw in draws]
+            assert batch.conversation_ids[batch.audio_mask].bincount(minlength=len(draws)).tolist() == audio
             conversations = [loader.indexes[draw.source].read(draw.row) for draw in draws]
             assert batch.tasks == tuple(conversation.task for conversation in conversations)
             clips = [clip for conversation in conversations for clip in conversation.clips]
@@ -96,9 +103,9 @@ def test_batches_do_not_depend_on_workers(loader: Loader, num_workers: int) -> N
 def test_ranks_share_the_conversations_of_a_step(loader: Loader) -> None:
     def rows(batches: list[Batch]) -> Counter[tuple[int, ...]]:
         return Counter(
-            tuple(ids[:length].tolist())
+            tuple(batch.token_ids[batch.conversation_ids == number].tolist())
             for batch in batches
-            for ids, length in zip(batch.token_ids, batch.num_tokens, strict=True)
+            for number in range(len(batch.tasks))
         )
 
     for step in range(4):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -59,18 +60,25 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     return make_recipe(tmp_path_factory.mktemp("gradient"), optim={"max_grad_norm": 1e9}, spec_augment=None)
 
 
-def test_the_gradient_does_not_depend_on_how_a_step_is_cut_into_microbatches(recipe: Recipe) -> None:
-    whole = step_gradients(recipe, ALONE, max_tokens_per_microbatch=4096, max_conversation_tokens=256)
-    single = step_gradients(recipe, ALONE, max_tokens_per_microbatch=60, max_conversation_tokens=60)
-    some = step_gradients(recipe, ALONE, max_tokens_per_microbatch=160, max_conversation_tokens=60)
+def test_the_gradient_does_not_depend_on_how_a_step_is_cut_into_rows_and_microbatches(recipe: Recipe) -> None:
+    cuts = {
+        "packed into few rows": {"max_tokens_per_microbatch": 4096, "max_conversation_tokens": 256},
+        "packed, some microbatches": {"max_tokens_per_microbatch": 120, "max_conversation_tokens": 60},
+        "a row for each": {"max_tokens_per_microbatch": 4096, "max_conversation_tokens": 60, "pack": False},
+        "a row for each, many microbatches": {
+            "max_tokens_per_microbatch": 60,
+            "max_conversation_tokens": 60,
+            "pack": False,
+        },
+    }
     composite = build_composite(recipe.model, recipe.seed)
-    cuts = [
-        len(load_step(recipe, composite, max_tokens_per_microbatch=budget, max_conversation_tokens=60))
-        for budget in (4096, 160, 60)
-    ]
-    assert cuts[0] == 1 and cuts[0] < cuts[1] < cuts[2]
-    assert_same_step(whole, single)
-    assert_same_step(whole, some)
+    batches = [load_step(recipe, composite, **cut) for cut in cuts.values()]
+    assert [len(batch) for batch in batches] == [1, 4, 1, 7]
+    rows = [sum(len(batch.token_ids) for batch in of_cut) for of_cut in batches]
+    assert max(rows[:2]) < 8 and rows[2:] == [8, 8]
+    first, *others = [step_gradients(recipe, ALONE, **cut) for cut in cuts.values()]
+    for other in others:
+        assert_same_step(first, other)
 
 
 def save_gradients(ranks: Ranks, recipe: Recipe, folder: Path, step: int) -> None:
@@ -148,25 +156,58 @@ def test_a_clip_alone_equals_the_clip_in_any_padded_batch(recipe: Recipe) -> Non
             torch.testing.assert_close(together, torch.cat([alone[i] for i in order]), rtol=1e-4, atol=1e-5)
 
 
-def test_a_row_alone_equals_the_row_in_a_padded_batch(recipe: Recipe) -> None:
+def test_a_conversation_alone_equals_the_same_in_a_packed_row(recipe: Recipe) -> None:
     composite = build_composite(recipe.model, recipe.seed)
-    (batch,) = load_step(recipe, composite, max_tokens_per_microbatch=4096)
-    singles = load_step(recipe, composite, max_tokens_per_microbatch=60, max_conversation_tokens=60)
+    packed = load_step(recipe, composite, max_tokens_per_microbatch=120, max_conversation_tokens=60)
+    alone = load_step(recipe, composite, max_tokens_per_microbatch=60, max_conversation_tokens=60, pack=False)
+    assert len(packed) == 4 and len(alone) == 7
     with torch.inference_mode():
-        together = batch_losses(composite, batch, recipe.train)
-        alone = torch.cat([batch_losses(composite, single, recipe.train) for single in singles])
-    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+        together, apart = (
+            losses_by_conversation(recipe, composite, packed),
+            losses_by_conversation(recipe, composite, alone),
+        )
+    assert together.keys() == apart.keys() and len(apart) == 8
+    for conversation, losses in apart.items():
+        torch.testing.assert_close(together[conversation], losses, rtol=1e-4, atol=1e-5)
+
+
+def losses_by_conversation(
+    recipe: Recipe, composite: Composite, batches: list[Batch]
+) -> dict[tuple[tuple[int, ...], tuple[int, ...]], Tensor]:
+    """By token ids and keys of the clips, which no two conversations of an epoch share."""
+    losses = {}
+    for batch in batches:
+        pieces = batch.split_by_conversation(batch_losses(composite, batch, recipe.train))
+        clips = torch.tensor(batch.clip_keys).repeat_interleave(torch.tensor(batch.num_audio_tokens, dtype=torch.int64))
+        owners = batch.conversation_ids[batch.audio_mask]
+        for number, piece in enumerate(pieces):
+            ids = tuple(batch.token_ids[batch.conversation_ids == number].tolist())
+            losses[ids, tuple(clips[owners == number].unique().tolist())] = piece
+    return losses
 
 
 def test_groups_hold_every_clip_once_and_little_padding() -> None:
     random = np.random.default_rng(5)
     for _ in range(50):
-        lengths = random.integers(160, 640_000, random.integers(1, 40)).tolist()
-        groups = group_by_length(lengths, 0.25)
+        lengths = random.integers(160, 640_000, random.integers(0, 40)).tolist()
+        groups = group_by_length(lengths, 48_000)
         assert sorted(index for group in groups for index in group) == list(range(len(lengths)))
         for group in groups:
-            padded = max(lengths[i] for i in group) * len(group)
-            assert padded - sum(lengths[i] for i in group) <= 0.25 * padded
+            padding = max(lengths[i] for i in group) * len(group) - sum(lengths[i] for i in group)
+            assert padding <= 48_000 * sum(1 / n for n in range(1, len(group) + 1))
+
+
+def test_no_other_groups_of_clips_cost_less() -> None:
+    random = np.random.default_rng(6)
+    for _ in range(30):
+        lengths = sorted(random.integers(1, 50, random.integers(1, 9)).tolist(), reverse=True)
+
+        def cost(groups: list[list[int]], lengths: list[int] = lengths) -> int:
+            return sum(max(lengths[i] for i in group) * len(group) + 20 for group in groups)
+
+        borders = [[0, *(k + 1 for k in range(len(lengths) - 1) if cuts >> k & 1), len(lengths)] for cuts in range(256)]
+        every_way = [[list(range(*pair)) for pair in pairwise(border)] for border in borders]
+        assert cost(group_by_length(lengths, 20)) == min(map(cost, every_way))
 
 
 def test_spec_augment_depends_on_the_clip_and_not_on_the_batch(tmp_path: Path) -> None:

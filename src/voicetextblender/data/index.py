@@ -32,7 +32,7 @@ from voicetextblender.files import write_atomically
 from voicetextblender.progress import Report
 from voicetextblender.units import samples_to_seconds, seconds_to_samples
 
-INDEX_VERSION = 1
+INDEX_VERSION = 2
 """Part of the cache key: to be raised when what the columns mean changes."""
 ROWS_PER_REPORT = 256
 IN_MEMORY_BYTES = 1 << 20
@@ -47,11 +47,12 @@ COLUMNS = np.dtype(
         ("num_samples", np.int64),
         ("longest_clip", np.int32),
         ("num_tokens", np.int32),
+        ("num_audio_tokens", np.int32),
         ("num_supervised", np.int32),
     ]
 )
 """Per row: its place in the manifest; all samples of its clips and those of the longest, at 16 kHz; its tokens, audio
-placeholders included; its supervised tokens."""
+placeholders included, and these alone; its supervised tokens."""
 
 TOO_MANY_TOKENS = "more tokens than max_conversation_tokens"
 CLIP_TOO_LONG = "a clip longer than max_clip_s"
@@ -130,6 +131,11 @@ class SourceIndex:
     def num_tokens(self) -> NDArray[np.int32]:
         """Tokens of each usable row, audio placeholders included."""
         return np.asarray(self._columns["num_tokens"][self._usable])
+
+    @cached_property
+    def num_audio_tokens(self) -> NDArray[np.int32]:
+        """Audio placeholder tokens of each usable row, and so encoder frames."""
+        return np.asarray(self._columns["num_audio_tokens"][self._usable])
 
     @cached_property
     def num_supervised(self) -> NDArray[np.int32]:
@@ -273,7 +279,7 @@ def _measure(raw: RawRow, source: JsonLinesSource, renderer: Renderer, geometry:
     num_supervised = int(rendered.supervision_mask.sum())
     place = (raw.line, raw.offset, len(raw.content))
     lengths = (len(num_samples), sum(num_samples), max(num_samples, default=0))
-    return (*place, *lengths, len(rendered.token_ids), num_supervised)
+    return (*place, *lengths, len(rendered.token_ids), sum(num_audio_tokens), num_supervised)
 
 
 def _count_samples(clip: AudioPart, geometry: Geometry, where: str) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import fields
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -107,14 +108,16 @@ class Loader:
 
     def load(self, step: int, rank: int = 0, num_ranks: int = 1) -> list[Batch]:
         """The microbatches of one rank for one step, made here and now."""
-        return [self._make_batch(draws) for draws in self.plan.step(step, rank, num_ranks) if draws]
+        return [self._make_batch(rows) for rows in self.plan.step(step, rank, num_ranks) if rows]
 
-    def _make_batch(self, draws: Microbatch) -> Batch:
+    def _make_batch(self, rows: Microbatch) -> Batch:
+        draws = list(chain.from_iterable(rows))
         conversations = [self.indexes[draw.source].read(draw.row) for draw in draws]
-        waveforms = [self._read_clips(*row) for row in zip(draws, conversations, strict=True)]
-        rendered = [self._render(*row) for row in zip(draws, conversations, waveforms, strict=True)]
+        waveforms = [self._read_clips(*pair) for pair in zip(draws, conversations, strict=True)]
+        rendered = [self._render(*triple) for triple in zip(draws, conversations, waveforms, strict=True)]
         keys = [self._clip_keys(draw, len(clips)) for draw, clips in zip(draws, waveforms, strict=True)]
-        return collate(rendered, waveforms, keys, [conversation.task for conversation in conversations])
+        tasks = [conversation.task for conversation in conversations]
+        return collate(rendered, waveforms, keys, tasks, [len(row) for row in rows])
 
     def _read_clips(self, draw: Draw, conversation: Conversation) -> list[np.ndarray]:
         where = self.indexes[draw.source].where(draw.row)

@@ -1,4 +1,4 @@
-"""The plan: which conversations make up a step, and how each rank cuts its share into microbatches.
+"""The plan: which conversations make up a step, and how each rank packs its share into rows and microbatches.
 
 A pure function of (recipe, index, seed, step). The number of workers, what ran before and, for the step as a whole,
 the number of ranks have no say in it.
@@ -6,9 +6,7 @@ the number of ranks have no say in it.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import NamedTuple, Protocol, Self
 
 import numpy as np
@@ -17,6 +15,7 @@ from pydantic import Field, model_validator
 
 from voicetextblender.config import StrictConfig
 from voicetextblender.data.blend import Blend
+from voicetextblender.data.packing import conversation_cost, pack, share_evenly, split
 
 
 class PlanConfig(StrictConfig):
@@ -25,12 +24,14 @@ class PlanConfig(StrictConfig):
     Args:
         conversations_per_step: over all ranks.
         max_tokens_per_microbatch: rows times tokens of the longest row, the padding included.
+        pack: conversations stand side by side in a row and do not see each other; false gives each a row of its own.
         max_conversation_tokens: longer conversations are dropped and counted.
         max_clip_s: conversations with a longer clip, in seconds, are dropped and counted.
     """
 
     conversations_per_step: int = Field(32, ge=1)
     max_tokens_per_microbatch: int = Field(4096, ge=1)
+    pack: bool = True
     max_conversation_tokens: int = Field(2048, ge=1)
     max_clip_s: float = Field(40.0, gt=0)
 
@@ -53,14 +54,19 @@ class Draw(NamedTuple):
     position: int
 
 
-Microbatch = tuple[Draw, ...]
+Row = tuple[Draw, ...]
+"""Conversations that stand side by side in a row of a batch."""
+Microbatch = tuple[Row, ...]
 
 
 class RowLengths(Protocol):
-    """What the plan needs to know of a source: the tokens of each usable row, audio included."""
+    """What the plan needs to know of a source: of each usable row its tokens, audio included, and those of audio."""
 
     @property
     def num_tokens(self) -> NDArray[np.integer]: ...
+
+    @property
+    def num_audio_tokens(self) -> NDArray[np.integer]: ...
 
 
 class Plan:
@@ -79,23 +85,21 @@ class Plan:
         self.config = config
 
     def step(self, step: int, rank: int = 0, num_ranks: int = 1) -> tuple[Microbatch, ...]:
-        """The microbatches of one rank, longest conversations first, each within the token budget.
+        """The microbatches of one rank, longest rows first, each within the token budget.
 
-        Over the ranks every conversation of the step comes exactly once. All ranks get the same number of microbatches
-        (sharded training meets in every one of them); the last ones of a rank are empty only where it has too few
-        conversations for that. A single rank never gets an empty one.
+        Over the ranks every conversation of the step comes exactly once, and their work is about equal. All ranks get
+        the same number of microbatches (sharded training meets in every one of them); the last ones of a rank are empty
+        only where it has too few conversations for that. A single rank never gets an empty one.
         """
         assert 0 <= rank < num_ranks
         draws = self.draws(step)
-        lengths = [int(self.indexes[draw.source].num_tokens[draw.row]) for draw in draws]
-        shares = _share(lengths, num_ranks)
-        budget = self.config.max_tokens_per_microbatch
-        cuts = [_cut([lengths[i] for i in share], budget) for share in shares]
-        num_microbatches = max(len(cut) for cut in cuts)
-        sizes = _spread(cuts[rank], num_microbatches)
-        stops = np.cumsum([0, *sizes]).tolist()
+        lengths = [self.length(draw) for draw in draws]
+        shares = share_evenly([conversation_cost(*length) for length in lengths], num_ranks)
+        budget, alone = self.config.max_tokens_per_microbatch, not self.config.pack
+        packed = [pack([lengths[i][0] for i in share], budget, alone=alone) for share in shares]
+        own = split(packed[rank], max(len(microbatches) for microbatches in packed))
         share = shares[rank]
-        return tuple(tuple(draws[i] for i in share[start:stop]) for start, stop in pairwise(stops))
+        return tuple(tuple(tuple(draws[share[i]] for i in row) for row in rows) for rows in own)
 
     def draws(self, step: int) -> list[Draw]:
         """All conversations of a step in the order of the blend."""
@@ -105,37 +109,7 @@ class Plan:
         rows = zip(columns.source.tolist(), columns.epoch.tolist(), columns.row.tolist(), strict=True)
         return [Draw(*row, position=start + i) for i, row in enumerate(rows)]
 
-
-def _share(lengths: Sequence[int], num_ranks: int) -> list[list[int]]:
-    """Places of `lengths` per rank, longest first; each goes to the rank that has the fewest tokens so far.
-
-    Source: longest-processing-time scheduling, Graham, Bounds on Multiprocessing Timing Anomalies (1969).
-    """
-    shares: list[list[int]] = [[] for _ in range(num_ranks)]
-    loads = [(0, rank) for rank in range(num_ranks)]
-    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        load, rank = loads[0]
-        shares[rank].append(i)
-        heapq.heapreplace(loads, (load + lengths[i], rank))
-    return shares
-
-
-def _cut(lengths: Sequence[int], budget: int) -> list[int]:
-    """Rows per microbatch for falling `lengths`: each holds as many as fit beside its longest row."""
-    sizes: list[int] = []
-    start = 0
-    while start < len(lengths):
-        assert 0 < lengths[start] <= budget
-        sizes.append(min(budget // lengths[start], len(lengths) - start))
-        start += sizes[-1]
-    return sizes
-
-
-def _spread(sizes: Sequence[int], num_microbatches: int) -> list[int]:
-    """The same rows in `num_microbatches`: the fullest are halved, and if none can be, empty ones follow."""
-    spread = list(sizes)
-    while len(spread) < num_microbatches and max(spread, default=0) > 1:
-        fullest = spread.index(max(spread))
-        half = spread[fullest] // 2
-        spread[fullest : fullest + 1] = [spread[fullest] - half, half]
-    return spread + [0] * (num_microbatches - len(spread))
+    def length(self, draw: Draw) -> tuple[int, int]:
+        """Tokens of a conversation, and how many of them are audio."""
+        index = self.indexes[draw.source]
+        return int(index.num_tokens[draw.row]), int(index.num_audio_tokens[draw.row])

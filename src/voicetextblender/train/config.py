@@ -8,6 +8,7 @@ from pydantic import Field
 
 from voicetextblender.audio.augment import SpecAugmentConfig
 from voicetextblender.config import StrictConfig
+from voicetextblender.model.packing import Attention
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 """The decay of a running mean, per step."""
@@ -43,6 +44,8 @@ class TrainConfig(StrictConfig):
         optim: the optimizer and its learning rate.
         precision: `bf16` computes in bfloat16 under autocast with fp32 weights; `fp32` throughout.
         device: `auto` takes a GPU where there is one.
+        attention: kernels of the LLM's attention; `auto` takes flash attention on a GPU in bf16 where the package
+            `flash_attn` is installed and the LLM supports it, and otherwise what the library chooses.
         spec_augment: masks on the features of training clips; null for none.
         checkpoint_every: steps between checkpoints; 0 keeps only the one at the end.
         keep_checkpoints: older ones are deleted once a newer one is complete.
@@ -53,6 +56,7 @@ class TrainConfig(StrictConfig):
     optim: OptimConfig = OptimConfig()
     precision: Literal["fp32", "bf16"] = "bf16"
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    attention: Attention = "auto"
     spec_augment: SpecAugmentConfig | None = SpecAugmentConfig()
     checkpoint_every: int = Field(500, ge=0)
     keep_checkpoints: int = Field(2, ge=1)

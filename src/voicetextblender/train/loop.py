@@ -9,6 +9,7 @@ from rich.console import Console
 from voicetextblender.data.index import Geometry, fingerprint_sources
 from voicetextblender.data.loader import build_loader
 from voicetextblender.model.build import Composite, build_composite, trainable_parameters
+from voicetextblender.model.packing import check_packing, choose_attention
 from voicetextblender.model.warm_start import warm_start_adapter
 from voicetextblender.model.weights import MANIFEST, save_composite
 from voicetextblender.progress import show_progress
@@ -18,7 +19,7 @@ from voicetextblender.train.log import RunLog
 from voicetextblender.train.optim import build_optimizer, learning_rate_at, set_learning_rate
 from voicetextblender.train.recipe import Recipe, recipe_fingerprint
 from voicetextblender.train.run_folder import open_run, write_json
-from voicetextblender.train.step import run_step
+from voicetextblender.train.step import precision_context, run_step
 
 MODEL_FOLDER = "model"
 """Where in the run folder the finished model is."""
@@ -54,6 +55,10 @@ def train(recipe: Recipe, run_dir: Path, console: Console | None = None) -> Path
 def _train_steps(recipe: Recipe, run_dir: Path, composite: Composite, ranks: Ranks, console: Console) -> None:
     config, model = recipe.train, composite.model
     model.to(ranks.device)
+    choose_attention(model.model.language_model, config.attention, ranks.device, config.precision)
+    if recipe.data.pack:
+        with precision_context(config, ranks.device):
+            check_packing(model.model)
     geometry = Geometry(composite.num_audio_tokens, composite.geometry_fingerprint)
     with ranks.first_rank_first():
         loader = build_loader(recipe.data, composite.renderer, geometry, recipe.seed, show_progress)

@@ -18,6 +18,7 @@ from voicetextblender.files import derive_seed
 from voicetextblender.model.build import Composite
 from voicetextblender.model.clips import embed_clips
 from voicetextblender.model.loss import supervised_losses
+from voicetextblender.model.packing import run_packed
 from voicetextblender.train.config import TrainConfig
 from voicetextblender.train.distributed import Ranks
 
@@ -37,7 +38,7 @@ class StepResult:
 def batch_losses(composite: Composite, batch: Batch, config: TrainConfig) -> Float[Tensor, " supervised"]:
     """Loss of each supervised token of a microbatch, in row-major order.
 
-    Rows are right-padded and attention is causal, so no valid token sees padding and no attention mask is needed.
+    Conversations in a row do not see each other, and padding stands behind them, where attention is causal.
     """
     model = composite.model
     with precision_context(config, batch.token_ids.device):
@@ -52,7 +53,7 @@ def batch_losses(composite: Composite, batch: Batch, config: TrainConfig) -> Flo
                 batch.clip_keys,
             )
             inputs_embeds = model.model.join(inputs_embeds, audio, batch.audio_mask)
-        hidden = model.model(inputs_embeds=inputs_embeds, use_cache=False).last_hidden_state
+        hidden = run_packed(model.model, inputs_embeds, batch.position_ids)
         return supervised_losses(hidden, batch.token_ids, batch.supervision_mask, model.compute_logits)
 
 
@@ -98,9 +99,7 @@ def run_step(
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     counts = ranks.sum(
-        torch.tensor([[int(b.num_tokens.sum()), b.num_samples] for b in batches] or [[0, 0]], device=ranks.device).sum(
-            0
-        )
+        torch.tensor([[b.num_tokens, b.num_samples] for b in batches] or [[0, 0]], device=ranks.device).sum(0)
     )
     return StepResult(
         loss=loss,
@@ -120,10 +119,9 @@ def precision_context(config: TrainConfig, device: torch.device) -> AbstractCont
 
 
 def _add_by_task(sums: dict[str, Tensor], batch: Batch, losses: Tensor) -> None:
-    counts = batch.supervision_mask.sum(1).tolist()
-    for task, row_losses in zip(batch.tasks, losses.split(counts), strict=True):
-        sums[task][0] += row_losses.double().sum()
-        sums[task][1] += len(row_losses)
+    for task, losses_of_one in zip(batch.tasks, batch.split_by_conversation(losses), strict=True):
+        sums[task][0] += losses_of_one.double().sum()
+        sums[task][1] += len(losses_of_one)
 
 
 def _sum_over_ranks(sums: dict[str, Tensor], ranks: Ranks) -> dict[str, tuple[float, float]]:

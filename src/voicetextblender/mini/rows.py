@@ -43,9 +43,9 @@ MIXED_TASKS = ("answer", "arithmetic", "repeat", "word", "opposite", "next", "so
 UNSEEN_WHOLE = ("sort", "category")
 UNSEEN_MIXED = ("previous",)
 
-TRAIN_SPEECH = Scope("train", "common", SPOKEN, most_facts=1)
-EVAL_SPEECH = Scope("eval", "common", SPOKEN, most_facts=1)
-RECORDED = Scope("train", "all", SPOKEN, most_facts=1)
+TRAIN_SPEECH = Scope("train", "common", SPOKEN, most_facts=1, most_words=2)
+EVAL_SPEECH = Scope("eval", "common", SPOKEN, most_facts=1, most_words=2)
+RECORDED = Scope("train", "all", SPOKEN, most_facts=1, most_words=2)
 FRAGMENT_SHARE = 0.4
 """Share of the base encoder's own recordings that are some words of a turn instead of all."""
 

@@ -37,12 +37,13 @@ OPERATORS: dict[str, Word] = {"+": Word("plus", "plus"), "-": Word("minus", "min
 
 
 class Scope(NamedTuple):
-    """From where the parts of an item may come, and how many statements a story may have."""
+    """From where the parts of an item may come, and the most statements of a story and words of a list."""
 
     split: Literal["train", "eval"]
     wordings: Literal["common", "held_out", "all"] = "common"
     entities: Entities = ALL
     most_facts: int = 2
+    most_words: int = 3
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,7 @@ def _answer(random: Random, scope: Scope, language: Language) -> Exchange:
 
 
 def draw_words(random: Random, scope: Scope) -> list[Word]:
-    """Two or three different words of one sort: numbers, things, people or colours."""
+    """Two or more different words of one sort: numbers, things, people or colours."""
     pool: list[Word] = random.choice(
         (
             list(NUMBERS),
@@ -175,7 +176,7 @@ def draw_words(random: Random, scope: Scope) -> list[Word]:
             [Word(colour.en, colour.de) for colour in COLOURS],
         )
     )
-    return random.sample(pool, random.randint(2, 3))
+    return random.sample(pool, random.randint(2, scope.most_words))
 
 
 def join(items: list[Word], language: Language) -> str:
@@ -208,7 +209,7 @@ def _repeat(random: Random, scope: Scope, language: Language) -> Exchange:
 
 
 def _sort(random: Random, scope: Scope, language: Language) -> Exchange:
-    items = random.sample(NUMBERS, random.randint(2, 3))
+    items = random.sample(NUMBERS, random.randint(2, scope.most_words))
     answer = join(sorted(items, key=NUMBERS.index), language) + "."
     return replace(worded(random, scope, "sort", language, join(items, language), answer), keys=list_key(items))
 

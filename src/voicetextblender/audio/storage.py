@@ -1,0 +1,85 @@
+"""Bytes of files: on this machine, in an archive on it, behind a URL that fsspec opens, or in memory."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from io import BytesIO
+from typing import BinaryIO, cast
+
+from voicetextblender.errors import DataError, describe
+
+
+@dataclass(frozen=True)
+class StoredAudio:
+    """An audio file that is no plain local file.
+
+    Args:
+        path: the file that holds it, local or a URL; its mere name if `encoded` is given.
+        byte_offset: where it begins in that file, as a member of an uncompressed tar does.
+        num_bytes: its size; None for all that follows `byte_offset`.
+        encoded: the file itself, taken instead of what lies at `path`.
+    """
+
+    path: str
+    byte_offset: int = 0
+    num_bytes: int | None = None
+    encoded: bytes | None = field(default=None, compare=False, repr=False)
+
+    def __str__(self) -> str:
+        if self.num_bytes is None:
+            return self.path
+        return f"{self.path}, bytes {self.byte_offset} to {self.byte_offset + self.num_bytes}"
+
+    def open(self) -> BytesIO:
+        """The encoded file, in memory.
+
+        Raises:
+            OSError: it cannot be read, or breaks off.
+            DataError: nothing installed opens this kind of URL.
+        """
+        if self.encoded is not None:
+            return BytesIO(self.encoded)
+        with open_binary(self.path) as file:
+            file.seek(self.byte_offset)
+            content = file.read() if self.num_bytes is None else file.read(self.num_bytes)
+        if self.num_bytes is not None and len(content) < self.num_bytes:
+            raise OSError(f"only {len(content)} of {self.num_bytes} bytes are there")
+        return BytesIO(content)
+
+
+def is_remote(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is a URL such as s3://bucket/file."""
+    return "://" in str(path)
+
+
+def join_path(folder: str | os.PathLike[str], path: str) -> str:
+    """`path` seen from `folder`; absolute paths and URLs stay as they are."""
+    if is_remote(path):
+        return path
+    if is_remote(folder):
+        return f"{str(folder).rstrip('/')}/{path}" if not path.startswith("/") else path
+    return os.path.join(folder, path)
+
+
+def parent_folder(path: str) -> str:
+    """The folder of a file, local or remote."""
+    return path.rpartition("/")[0] if is_remote(path) else os.path.dirname(path) or "."
+
+
+def open_binary(path: str) -> BinaryIO:
+    """The file for reading; remote ones through fsspec.
+
+    Raises:
+        OSError: it cannot be opened.
+        DataError: nothing installed opens this kind of URL.
+    """
+    if not is_remote(path):
+        return open(path, "rb")
+    try:
+        import fsspec
+
+        return cast(BinaryIO, fsspec.open(path, "rb").open())
+    except (ImportError, ValueError) as error:
+        fix = "Install what reads it, for s3:// `pip install 'voicetextblender[s3]'`, for gs:// `[gs]`"
+        raise DataError(describe(path, f"cannot be opened ({error})", "a URL that fsspec opens", fix)) from None

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from voicetextblender.chat.conversation import Conversation
     from voicetextblender.chat.render import Renderer
-    from voicetextblender.data.sources import SourceConfig
+    from voicetextblender.data.readers.config import SourceConfig
     from voicetextblender.model.build import ModelConfig
 
 EXAMPLES = examples(
@@ -100,19 +100,15 @@ def first_rows(config: SourceConfig, num: int) -> Iterator[tuple[str, Conversati
 
     source = open_source(config)
     for row in islice(source.scan(), num):
-        yield source.where(row.line), source.parse(row)
+        yield source.where(row.line, row.file), source.parse(row, key=row.line)
 
 
 def measure_clips(
     conversation: Conversation, where: str, num_audio_tokens: Callable[[int], int]
 ) -> tuple[list[float], list[int]]:
     """Seconds and audio placeholder tokens of each clip."""
-    from voicetextblender.audio.waveform import count_clip_samples
+    from voicetextblender.chat.clips import count_samples
     from voicetextblender.units import samples_to_seconds
 
-    counts = [
-        count_clip_samples(clip.path, start_s=clip.start_s, duration_s=clip.duration_s, where=where)
-        for clip in conversation.clips
-        if clip.path is not None
-    ]
+    counts = [count_samples(clip, where) for clip in conversation.clips]
     return [samples_to_seconds(count) for count in counts], [num_audio_tokens(count) for count in counts]

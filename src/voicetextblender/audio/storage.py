@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
 from typing import BinaryIO, cast
@@ -40,12 +43,21 @@ class StoredAudio:
         """
         if self.encoded is not None:
             return BytesIO(self.encoded)
-        with open_binary(self.path) as file:
-            file.seek(self.byte_offset)
-            content = file.read() if self.num_bytes is None else file.read(self.num_bytes)
+        content = _read_bytes(self.path, self.byte_offset, self.num_bytes)
         if self.num_bytes is not None and len(content) < self.num_bytes:
             raise OSError(f"only {len(content)} of {self.num_bytes} bytes are there")
         return BytesIO(content)
+
+
+def _read_bytes(path: str, offset: int, num_bytes: int | None) -> bytes:
+    if is_remote(path):  # no file object: it would read ahead megabytes for each clip
+        with _explain_missing(path):
+            fs, inside = importlib.import_module("fsspec.core").url_to_fs(path)
+        end = None if num_bytes is None else offset + num_bytes
+        return bytes(fs.cat_file(inside, start=offset, end=end))
+    with open(path, "rb") as file:
+        file.seek(offset)
+        return file.read() if num_bytes is None else file.read(num_bytes)
 
 
 def is_remote(path: str | os.PathLike[str]) -> bool:
@@ -76,10 +88,27 @@ def open_binary(path: str) -> BinaryIO:
     """
     if not is_remote(path):
         return open(path, "rb")
-    try:
-        import fsspec
+    with _explain_missing(path):
+        opened = importlib.import_module("fsspec").open(path, "rb")
+    return cast(BinaryIO, opened.open())
 
-        return cast(BinaryIO, fsspec.open(path, "rb").open())
+
+def find_remote(pattern: str) -> list[str]:
+    """The URLs that a pattern with `*` names, sorted.
+
+    Raises:
+        DataError: nothing installed opens this kind of URL.
+    """
+    with _explain_missing(pattern):
+        fs, inside = importlib.import_module("fsspec.core").url_to_fs(pattern)
+    return sorted(fs.unstrip_protocol(path) for path in fs.glob(inside))
+
+
+@contextmanager
+def _explain_missing(url: str) -> Iterator[None]:
+    """Turn what fsspec says of an unknown or uninstalled protocol into an error that says what to install."""
+    try:
+        yield
     except (ImportError, ValueError) as error:
         fix = "Install what reads it, for s3:// `pip install 'voicetextblender[s3]'`, for gs:// `[gs]`"
-        raise DataError(describe(path, f"cannot be opened ({error})", "a URL that fsspec opens", fix)) from None
+        raise DataError(describe(url, f"cannot be opened ({error})", "a URL that fsspec opens", fix)) from None

@@ -6,13 +6,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 from voicetextblender.chat.conversation import Conversation, parse_conversation
+from voicetextblender.data.readers.alpaca import parse_alpaca
 from voicetextblender.data.readers.columns import ColumnsParser
 from voicetextblender.data.readers.config import Kind, SourceConfig
+from voicetextblender.data.readers.folder import open_folder
+from voicetextblender.data.readers.huggingface import open_huggingface
+from voicetextblender.data.readers.lhotse import open_lhotse, open_shar
 from voicetextblender.data.readers.lines import JsonRows
 from voicetextblender.data.readers.nemo import open_nemo
 from voicetextblender.data.readers.source import Item, Source
 from voicetextblender.data.readers.spoken import Wordings
-from voicetextblender.data.readers.talk import TalkParser, parse_alpaca
+from voicetextblender.data.readers.table import open_table
+from voicetextblender.data.readers.talk import TalkParser
 
 CACHE_DIR = Path("runs/cache")
 """Where copies of files are kept that cannot be read by offset, unless it is told otherwise."""
@@ -58,8 +63,13 @@ _OPEN: dict[Kind, Callable[[SourceConfig, Path], Source]] = {
     "nemo": open_nemo,
     "nemo_tarred": open_nemo,
     "nemo_conversation": open_nemo,
+    "lhotse": open_lhotse,
+    "lhotse_shar": open_shar,
     "sharegpt": _open_talk,
     "openai": _open_talk,
     "alpaca": _open_alpaca,
     "qa": _open_columns,
+    "table": open_table,
+    "folder": open_folder,
+    "huggingface": open_huggingface,
 }

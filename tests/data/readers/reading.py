@@ -16,10 +16,10 @@ OpenKind = Callable[..., Source]
 def read_all(source: Source, key: int = 0) -> list[Conversation]:
     """Every conversation, read backwards by place; the same as by scan."""
     rows = list(source.scan())
+    parsed = [source.parse(row, key) for row in rows]
     places = [(row.line, row.offset, len(row.content), row.file) for row in reversed(rows)]
-    read = [source.read(*place, key) for place in places][::-1]
-    assert read == [source.parse(row, key) for row in rows]
-    return read
+    assert [source.read(*place, key) for place in places] == parsed[::-1]
+    return parsed
 
 
 def write_lines(path: Path, rows: Sequence[Any]) -> Path:

@@ -95,6 +95,7 @@ def test_remote_rows_are_fetched_once(tmp_path: Path) -> None:
         file.write(b'{"a": 1}\n{"a": 2}\n')
     store = JsonRows("memory://readers/rows.jsonl", "train", tmp_path)
     assert store.where(2) == "memory://readers/rows.jsonl:2"
+    assert [Path(path).name for path in expand_paths("memory://readers/*.jsonl")] == ["rows.jsonl"]
     items = [store.decode(row) for row in store.scan()]
     assert [item.value["a"] for item in items] == [1, 2] and items[0].folder == "memory://readers"
     fsspec.filesystem("memory").rm("/readers/rows.jsonl")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import pickle
 import random
 import re
@@ -18,6 +19,9 @@ from tests.data.rows import write_tone
 from voicetextblender.audio.waveform import read_waveform
 from voicetextblender.chat.clips import count_samples, read_clip
 from voicetextblender.chat.conversation import AudioPart
+from voicetextblender.chat.render import Renderer
+from voicetextblender.data.index import Geometry
+from voicetextblender.data.loader import DataConfig, build_loader
 from voicetextblender.errors import AudioError, DataError
 
 
@@ -289,3 +293,28 @@ def test_a_tar_made_again_is_listed_again(open_kind: OpenKind, tmp_path: Path) -
         write_tar(tmp_path / "audio_0.tar", {"b.txt": padding, "a.flac": (tmp_path / "a.flac").read_bytes()})
         source = open_kind("nemo_tarred", "m.json", tars=f"{tmp_path}/audio_0.tar")
         assert len(read_clip(read_all(source)[0].clips[0])) == 8_000
+
+
+def test_real_recordings_from_a_tar(
+    open_kind: OpenKind, shared_data: Path, tmp_path: Path, renderer: Renderer, geometry: Geometry
+) -> None:
+    """German and English sentences, tarred and blended; what is decoded is what is in the files."""
+    sources, files = [], {}
+    for language, corpus in (("de", "kerstin_de"), ("en", "kathleen_arctic_en")):
+        lines = (shared_data / corpus / "manifest.jsonl").read_text("utf-8").splitlines()[:5]
+        rows = [json.loads(line) for line in lines]
+        files |= {row["text"]: shared_data / corpus / row["audio"] for row in rows}
+        members = {Path(row["audio"]).name: (shared_data / corpus / row["audio"]).read_bytes() for row in rows}
+        write_tar(tmp_path / f"audio_{language}_0.tar", members)
+        kept = [{"audio_filepath": Path(row["audio"]).name, "text": row["text"], "lang": row["lang"]} for row in rows]
+        write_lines(tmp_path / f"manifest_{language}_0.json", kept)
+        tars = str(tmp_path / f"audio_{language}_0.tar")
+        path = str(tmp_path / f"manifest_{language}_0.json")
+        sources.append({"name": language, "kind": "nemo_tarred", "path": path, "tars": tars})
+    values = {"sources": sources, "conversations_per_step": 10, "num_workers": 2, "cache_dir": str(tmp_path / "cache")}
+    loader = build_loader(DataConfig.model_validate(values), renderer, geometry, seed=0)
+    for step, batches in enumerate(loader.steps(0, 3)):
+        for draws, batch in zip(loader.plan.step(step), batches, strict=True):
+            for draw, waveform in zip(draws, batch.waveforms, strict=True):
+                text = loader.indexes[draw.source].read(draw.row).turns[1].text
+                np.testing.assert_array_equal(waveform.numpy(), read_waveform(files[text]))

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from voicetextblender.audio.storage import join_path
 from voicetextblender.chat.conversation import AudioPart, Conversation, TextPart, Turn
@@ -13,20 +11,7 @@ from voicetextblender.chat.fields import refusal, show
 from voicetextblender.data.readers.config import SourceConfig
 from voicetextblender.data.readers.source import Item
 from voicetextblender.data.readers.spoken import SpokenRow, Wordings, base_language
-
-USUAL_NAMES: Mapping[str, tuple[str, ...]] = {
-    "id": ("id", "utt_id", "uid", "uuid", "key"),
-    "audio": ("audio_filepath", "audio", "path", "file", "file_name", "wav"),
-    "start": ("offset", "start"),
-    "duration": ("duration",),
-    "text": ("text", "sentence", "transcription", "transcript"),
-    "translation": ("translation",),
-    "question": ("question", "context", "prompt", "instruction"),
-    "answer": ("answer", "response", "output"),
-    "language": ("lang", "language", "source_lang", "src_lang", "locale"),
-    "target_language": ("target_lang", "tgt_lang", "target_language"),
-}
-"""Under which names a column is looked for, the first that a row has; values that are empty are none."""
+from voicetextblender.data.readers.values import Values
 
 Locate = Callable[[str, Item], AudioPart]
 """The clip that a path in a row stands for."""
@@ -55,7 +40,7 @@ class ColumnsParser:
         if item.value.get("_skipme"):
             expected, fix = "such a row is not for training", "Remove it, or skip it with data.on_bad_row"
             raise refusal(item.where, "the row is marked '_skipme'", expected, fix)
-        row = _Row(item, self.config)
+        row = Values(item, self.config)
         name = row.text("id") or item.id
         if row.get("audio") is None and self.config.kind in ("nemo", "nemo_tarred"):
             row.need("audio")
@@ -67,7 +52,7 @@ class ColumnsParser:
             return (Conversation(name, turns, "text", row.text("language")),)
         return self.wordings.conversations(self._spoken(row, name), item.where)
 
-    def _spoken(self, row: _Row, name: str) -> SpokenRow:
+    def _spoken(self, row: Values, name: str) -> SpokenRow:
         text, translation, question = row.text("text"), row.text("translation"), row.text("question")
         language, target = row.text("language"), row.text("target_language")
         if question is not None:
@@ -82,7 +67,7 @@ class ColumnsParser:
             return SpokenRow(name, self._clip(row, None), words, "translation", language, target)
         return SpokenRow(name, self._clip(row, words), words, "transcription", language or target)
 
-    def _clip(self, row: _Row, transcript: str | None) -> AudioPart:
+    def _clip(self, row: Values, transcript: str | None) -> AudioPart:
         start_s = row.seconds("start") or 0.0
         duration_s = row.seconds("duration")
         if duration_s == 0:
@@ -101,55 +86,3 @@ class ColumnsParser:
         return AudioPart(
             found.path, start_s, duration_s, transcript, byte_offset=found.byte_offset, num_bytes=found.num_bytes
         )
-
-
-@dataclass(frozen=True)
-class _Row:
-    """A row whose values are asked for by what they mean."""
-
-    item: Item
-    config: SourceConfig
-
-    def get(self, column: str) -> Any:
-        """The value, if the row has one that is not empty; else that of the recipe, for languages."""
-        own = getattr(self.config.columns, column)
-        for name in USUAL_NAMES[column] if own is None else (own,):
-            if own is not None and name not in self.item.value:
-                known = ", ".join(f"'{key}'" for key in self.item.value)
-                expected = f"columns.{column} says it has, beside {known}"
-                raise refusal(self.item.where, f"the row lacks '{name}'", expected, "Correct columns, or the row")
-            value = self.item.value.get(name)
-            if value is not None and not (isinstance(value, str) and not value.strip()):
-                return value
-        return getattr(self.config, column, None) if column in ("language", "target_language") else None
-
-    def text(self, column: str) -> str | None:
-        value = self.get(column)
-        if isinstance(value, int) and column == "id":
-            return str(value)
-        if value is not None and not isinstance(value, str):
-            raise refusal(
-                self.item.where, f"the {column} is {show(value)}", "a text is expected", "Write it as a string"
-            )
-        return value
-
-    def need(self, column: str) -> str:
-        value = self.text(column)
-        if value is None:
-            names = getattr(self.config.columns, column) or "', '".join(USUAL_NAMES[column])
-            fix = "Fill it, or name its column in columns"
-            raise refusal(
-                self.item.where, f"the row has no {column.replace('_', ' ')}", f"'{names}' is looked for", fix
-            )
-        return value
-
-    def seconds(self, column: str) -> float | None:
-        value = self.get(column)
-        try:
-            number = None if value is None else float(value)
-        except (TypeError, ValueError):
-            number = math.nan
-        if number is not None and not (math.isfinite(number) and number >= 0):
-            expected = "a number of seconds, at least 0, is expected"
-            raise refusal(self.item.where, f"the {column} is {show(value)}", expected, "Correct it")
-        return number

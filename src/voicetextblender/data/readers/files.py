@@ -11,7 +11,7 @@ from glob import glob, has_magic
 from pathlib import Path
 from typing import NoReturn
 
-from voicetextblender.audio.storage import is_remote, open_binary
+from voicetextblender.audio.storage import find_remote, is_remote, open_binary
 from voicetextblender.errors import DataError, describe
 from voicetextblender.files import fingerprint, write_atomically
 
@@ -91,14 +91,9 @@ def _expand_braces(pattern: str) -> Iterator[str]:
 
 
 def _expand_stars(path: str) -> list[str]:
-    if not has_magic(path) or Path(path).exists():
+    if not has_magic(path) or (not is_remote(path) and Path(path).exists()):
         return [path]
-    if not is_remote(path):
-        return sorted(glob(path, recursive=True))
-    import fsspec
-
-    protocol = path.partition("://")[0]
-    return sorted(f"{protocol}://{found}" for found in fsspec.open_files(path)[0].fs.glob(path))
+    return find_remote(path) if is_remote(path) else sorted(glob(path, recursive=True))
 
 
 def _refuse(where: str, found: str, expected: str, fix: str) -> NoReturn:

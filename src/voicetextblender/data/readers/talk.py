@@ -1,4 +1,4 @@
-"""Rows that are conversations already, in the shapes of ShareGPT, LLaMA-Factory, ms-swift, OpenAI and Alpaca."""
+"""Rows that are conversations already, in the shapes of ShareGPT, LLaMA-Factory, ms-swift and OpenAI."""
 
 from __future__ import annotations
 
@@ -102,25 +102,6 @@ class TalkParser:
             return (_clip(next((part[key] for key in known if part.get(key)), None), item),)
         expected = "a part is of the type 'text', 'audio', 'audio_url' or 'input_audio'"
         raise refusal(where, f"the part is {show(value)}", expected, "Change the part")
-
-
-def parse_alpaca(item: Item) -> tuple[Conversation, ...]:
-    """A row with `instruction`, `input`, `output` and, where there is one, `system` and `history`."""
-    row = need_object(item.value, item.where)
-    for key in ("instruction", "output"):
-        if not isinstance(row.get(key), str) or not row[key]:
-            found = f"'{key}' is {show(row.get(key))}"
-            raise refusal(item.where, found, "a text is expected", f"Write '{key}' as a string")
-    said: list[tuple[Role, str]] = [("system", str(row["system"]))] if row.get("system") else []
-    for pair in row.get("history") or ():
-        if not isinstance(pair, list | tuple) or len(pair) != 2:
-            found, expected = f"'history' holds {show(pair)}", "it is a list of pairs of question and answer"
-            raise refusal(item.where, found, expected, "Rewrite it")
-        said += [("user", str(pair[0])), ("assistant", str(pair[1]))]
-    asked = "\n".join(text for text in (row["instruction"], row.get("input")) if text)
-    said += [("user", asked), ("assistant", row["output"])]
-    turns = tuple(Turn(role, (TextPart(text),)) for role, text in said)
-    return (Conversation(str(row.get("id") or item.id), turns, "text"),)
 
 
 def need_object(value: Any, where: str) -> Mapping[str, Any]:

@@ -12,6 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.data.readers.reading import OpenKind, read_all
+from voicetextblender.chat.render import Renderer
+from voicetextblender.data.index import Geometry, Limits, open_index
 from voicetextblender.data.readers.files import expand_paths
 from voicetextblender.data.readers.lines import JsonRows
 from voicetextblender.data.readers.source import RawRow
@@ -87,6 +89,26 @@ def test_gzipped_rows_are_read_by_offset_from_a_copy(open_kind: OpenKind, tmp_pa
     (tmp_path / "rows.jsonl.gz").write_bytes(packed[:-9])
     with pytest.raises(DataError, match=r"rows.jsonl.gz: cannot be read \(.*\); a file, plain or gzipped\. Check it"):
         open_kind("qa", "rows.jsonl.gz")
+
+
+def test_bad_rows_of_several_files_are_told_in_order(
+    open_kind: OpenKind, tmp_path: Path, renderer: Renderer, geometry: Geometry
+) -> None:
+    for part in range(2):
+        lines = ['{"question": "A?", "answer": "B"}', "oh", '{"question": "A?"}'][part:]
+        (tmp_path / f"part_{part}.jsonl").write_text("\n".join(lines) + "\n")
+    told: list[tuple[int, int]] = []
+    arguments = (open_kind("qa", "part_{0..1}.jsonl"), renderer, geometry, Limits(100, 1.0), tmp_path / "cache")
+    index = open_index(*arguments, on_bad_row="skip", report=lambda done, total: told.append((done, total)))
+    assert len(index) == 1 and index.num_rows == 5
+    names = [Path(drop.text.partition(": ")[0]).name for drop in index.dropped]
+    assert names == ["part_0.jsonl:2", "part_0.jsonl:3", "part_1.jsonl:1", "part_1.jsonl:2"]
+    size = sum((tmp_path / f"part_{part}.jsonl").stat().st_size for part in range(2))
+    assert told == [(size, size)]
+    (tmp_path / "part_1.jsonl").write_text('{"question": "C?", "answer": "D"}\n')
+    index = open_index(*(open_kind("qa", "part_{0..1}.jsonl"), *arguments[1:]), on_bad_row="skip")
+    assert [index.read(row).turns[1].text for row in range(2)] == ["B", "D"]
+    assert index.where(1) == f"{tmp_path}/part_1.jsonl:1"
 
 
 def test_remote_rows_are_fetched_once(tmp_path: Path) -> None:

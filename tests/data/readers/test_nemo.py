@@ -318,3 +318,28 @@ def test_real_recordings_from_a_tar(
             for draw, waveform in zip(draws, batch.waveforms, strict=True):
                 text = loader.indexes[draw.source].read(draw.row).turns[1].text
                 np.testing.assert_array_equal(waveform.numpy(), read_waveform(files[text]))
+
+
+def test_real_corpora_as_they_lie(open_kind: OpenKind, shared_data: Path) -> None:
+    for corpus, language in (("kerstin_de", "de"), ("kathleen_arctic_en", "en"), ("fsdd_digits_en", "en")):
+        source = open_kind("nemo", str(shared_data / corpus / "manifest.jsonl"))
+        rows = list(source.scan())
+        assert len(rows) > 1000
+        for row in random.Random(0).sample(rows, 3):
+            one = source.read(row.line, row.offset, len(row.content))
+            assert one.language == language and one.clips[0].transcript == one.turns[1].text
+            assert len(read_clip(one.clips[0])) == count_samples(one.clips[0])
+
+
+def test_a_broken_member_is_named(open_kind: OpenKind, tmp_path: Path) -> None:
+    write_tar(tmp_path / "audio_0.tar", {"a.flac": b"This is no audio.", "b.flac": b""})
+    write_lines(tmp_path / "m.json", [{"audio_filepath": f"{name}.flac", "text": "x"} for name in "ab"])
+    first, second = read_all(open_kind("nemo_tarred", "m.json", tars=f"{tmp_path}/audio_0.tar"))
+    expected = r"^m:1: audio '\S*audio_0.tar, bytes 512 to 529' cannot be read by libsndfile \("
+    with pytest.raises(AudioError, match=expected):
+        count_samples(first.clips[0], "m:1")
+    with pytest.raises(AudioError, match=r"audio '\S*audio_0.tar, bytes 1536 to 1536' is an empty file \(0 bytes\)"):
+        read_clip(second.clips[0], "m:2")
+    (tmp_path / "audio_0.tar").write_bytes((tmp_path / "audio_0.tar").read_bytes()[:520])
+    with pytest.raises(AudioError, match=r"cannot be read \(only 8 of 17 bytes are there\); an audio file is needed\."):
+        read_clip(first.clips[0])

@@ -34,6 +34,12 @@ def test_patterns() -> None:
     assert expand_paths("s3://bucket/x_{0..1}.tar") == ("s3://bucket/x_0.tar", "s3://bucket/x_1.tar")
 
 
+@pytest.mark.parametrize("pattern", ["a_{0..3}.tar", "{00..11}/{x,y}_{2..2}", "{a}", "no", "{5..3}{1..2}"])
+def test_braces_are_those_of_the_library_that_nemo_uses(pattern: str) -> None:
+    braceexpand = pytest.importorskip("braceexpand", reason="compares with braceexpand")
+    assert list(expand_paths(pattern)) == list(braceexpand.braceexpand(pattern))
+
+
 def test_stars_are_sorted(tmp_path: Path) -> None:
     for name in ("b.json", "a.json", "c.txt"):
         (tmp_path / name).touch()

@@ -102,6 +102,25 @@ def test_workers_read_what_the_process_reads(
     assert read[0] == read[1]
 
 
+def test_what_the_datasets_library_writes(open_kind: OpenKind, shared_data: Path, tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets", reason="compares with the datasets library itself")
+    manifest = shared_data / "librispeech_excerpt_en" / "manifest.jsonl"
+    lines = [json.loads(line) for line in manifest.read_text().splitlines()]
+    files = [str(manifest.parent / line["audio"]) for line in lines]
+    clips = [{"bytes": Path(file).read_bytes(), "path": Path(file).name} for file in files[:2]]
+    clips += [{"bytes": None, "path": file} for file in files[2:]]
+    dataset = datasets.Dataset.from_dict({"audio": clips, "text": [line["text"] for line in lines]})
+    dataset = dataset.cast_column("audio", datasets.Audio(decode=False))
+    dataset.select([3, 1, 0]).save_to_disk(tmp_path / "saved")
+    datasets.DatasetDict({"train": dataset}).save_to_disk(tmp_path / "dict")
+    dataset.to_parquet(tmp_path / "set.parquet")
+    for path, order in (("saved", [3, 1, 0]), ("dict/train", range(4)), ("set.parquet", range(4))):
+        read = read_all(open_kind("huggingface", path, language="en"))
+        assert [one.turns[1].text for one in read] == [lines[number]["text"] for number in order]
+        for one, number in zip(read, order, strict=True):
+            np.testing.assert_array_equal(read_clip(one.clips[0]), read_waveform(files[number]))
+
+
 def test_what_is_refused(
     open_kind: OpenKind, tmp_path: Path, rows: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

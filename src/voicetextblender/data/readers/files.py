@@ -84,10 +84,12 @@ def _expand_braces(pattern: str) -> Iterator[str]:
         width = max(map(len, numbers.groups())) if any(len(n) > 1 and n[0] == "0" for n in numbers.groups()) else 0
         step = 1 if low <= high else -1
         choices = [f"{number:0{width}d}" for number in range(low, high + step, step)]
-    else:
+    elif "," in inside:
         choices = inside.split(",")
+    else:
+        choices = [f"{{{inside}}}"]  # braces around one word are letters, as in a shell
     for choice in choices:
-        yield from _expand_braces(f"{before}{choice}{after}")
+        yield from (f"{before}{choice}{rest}" for rest in _expand_braces(after))
 
 
 def _expand_stars(path: str) -> list[str]:

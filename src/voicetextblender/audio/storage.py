@@ -54,7 +54,10 @@ def _read_bytes(path: str, offset: int, num_bytes: int | None) -> bytes:
         with _explain_missing(path):
             fs, inside = importlib.import_module("fsspec.core").url_to_fs(path)
         end = None if num_bytes is None else offset + num_bytes
-        return bytes(fs.cat_file(inside, start=offset, end=end))
+        try:
+            return bytes(fs.cat_file(inside, start=offset, end=end))
+        except Exception as error:  # each file system has errors of its own
+            raise OSError(str(error) or type(error).__name__) from error
     with open(path, "rb") as file:
         file.seek(offset)
         return file.read() if num_bytes is None else file.read(num_bytes)

@@ -22,6 +22,7 @@ from voicetextblender.chat.conversation import AudioPart
 from voicetextblender.chat.render import Renderer
 from voicetextblender.data.index import Geometry
 from voicetextblender.data.loader import DataConfig, build_loader
+from voicetextblender.data.readers.tar import Tars
 from voicetextblender.errors import AudioError, DataError
 
 
@@ -228,6 +229,17 @@ def test_members_of_tars_are_read_in_place(
         np.testing.assert_array_equal(waveform, read_waveform(tmp_path / "clips" / (clip.transcript or "")[5:]))
         assert count_samples(clip) == len(waveform)
     assert not list(tmp_path.glob("cache/*.flac"))
+
+
+def test_every_one_of_many_members_is_found(tmp_path: Path) -> None:
+    contents = {f"speaker/{number}.txt": str(number).encode() for number in range(3000)}
+    path = write_tar(tmp_path / "a.tar", {**contents, "./dotted.txt": b"dotted"})
+    whole, tars = path.read_bytes(), Tars(str(path), "train", tmp_path)
+    for name, content in {**contents, "dotted.txt": b"dotted"}.items():
+        clip = tars.find(0, (name,), "here")
+        assert whole[clip.byte_offset : clip.byte_offset + (clip.num_bytes or 0)] == content
+    with pytest.raises(DataError, match=r"^here: '3000.txt' is not in"):
+        tars.find(0, ("3000.txt", "speaker/3000.txt"), "here")
 
 
 def test_segments_of_one_member(open_kind: OpenKind, tmp_path: Path) -> None:

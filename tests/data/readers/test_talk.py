@@ -147,7 +147,9 @@ def test_rows_that_are_refused(open_kind: OpenKind, tmp_path: Path, row: object,
 
 def test_alpaca_rows_that_are_refused(open_kind: OpenKind, tmp_path: Path) -> None:
     write_lines(tmp_path / "rows.jsonl", [{"instruction": "Go."}])
-    with pytest.raises(DataError, match=r"rows.jsonl:1: 'output' is None; a text is expected\. Write 'output' as a"):
+    with pytest.raises(
+        DataError, match=r"rows.jsonl:1: the row lacks 'output'; it must have 'instruction' and 'output'\."
+    ):
         read_all(open_kind("alpaca", "rows.jsonl"))
     write_lines(tmp_path / "rows.jsonl", [{"instruction": "Go.", "output": "x", "history": ["Hi"]}])
     with pytest.raises(DataError, match=r"'history' holds 'Hi'; it is a list of pairs of question and answer\."):

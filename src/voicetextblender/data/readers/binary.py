@@ -80,8 +80,7 @@ class _Table:
             if path.endswith(".parquet"):
                 file = parquet.ParquetFile(path, memory_map=True)
                 counts = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
-                # Without threads: a forked worker has none of those that its parent's pool had.
-                self._read_block = lru_cache(maxsize=2)(partial(file.read_row_group, use_threads=False))
+                self._read_block = partial(_read_row_group, file)
             else:
                 batches = _read_batches(ipc, pyarrow.memory_map(path))
                 counts = [batch.num_rows for batch in batches]
@@ -111,6 +110,12 @@ def _read_batches(ipc: Any, mapped: Any) -> list[Any]:
     except ValueError:  # pyarrow.ArrowInvalid: no file format; save_to_disk writes streams
         mapped.seek(0)
         return list(ipc.open_stream(mapped))
+
+
+@lru_cache(maxsize=2)
+def _read_row_group(file: Any, number: int) -> Any:
+    # Without threads: a forked worker has none of those that its parent's pool had.
+    return file.read_row_group(number, use_threads=False)
 
 
 @lru_cache(maxsize=64)

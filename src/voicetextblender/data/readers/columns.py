@@ -11,7 +11,7 @@ from voicetextblender.chat.fields import refusal, show
 from voicetextblender.data.readers.config import SourceConfig
 from voicetextblender.data.readers.source import Item
 from voicetextblender.data.readers.spoken import SpokenRow, Wordings, base_language
-from voicetextblender.data.readers.values import Values
+from voicetextblender.data.readers.values import Values, take_encoded
 
 Locate = Callable[[str, Item], AudioPart]
 """The clip that a path in a row stands for."""
@@ -74,10 +74,10 @@ class ColumnsParser:
             duration_s = None
         value = row.get("audio")
         if isinstance(value, Mapping):  # as the datasets library keeps clips
-            encoded, path = value.get("bytes"), value.get("path")
-            if encoded is not None:
-                return AudioPart(path or row.item.id, start_s, duration_s, transcript, encoded=bytes(encoded))
-            value = path
+            if value.get("bytes") is not None:
+                encoded, name = take_encoded(value, row.item)
+                return AudioPart(name, start_s, duration_s, transcript, encoded=encoded)
+            value = value.get("path")
         if not isinstance(value, str) or not value:
             raise refusal(row.item.where, f"the clip is {show(value)}", "a path is expected", "Write the path")
         if self.locate is None:

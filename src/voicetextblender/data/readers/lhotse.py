@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from voicetextblender.chat.conversation import AudioPart, Conversation
-from voicetextblender.chat.fields import refusal, show
+from voicetextblender.chat.fields import refusal, show, take_seconds, take_text
 from voicetextblender.data.readers.columns import ColumnsParser
 from voicetextblender.data.readers.config import SourceConfig
 from voicetextblender.data.readers.folder import AUDIO_SUFFIXES
@@ -73,11 +73,10 @@ class CutParser:
             found = f"a {cut.get('type')} {'with' if 'recording' in cut else 'without'} a recording"
             fix = "Export it as one recording (cuts.save_audios), or remove it"
             raise refusal(item.where, found, "a MonoCut with a recording is needed", fix)
-        recording, said = cut["recording"], cut.get("supervisions") or []
-        said = sorted(said, key=lambda one: float(one.get("start", 0.0)))
+        recording, said = cut["recording"], _supervisions(cut, item.where)
         custom: dict[str, Any] = {}
         for one in (*said, cut):
-            custom |= one.get("custom") or {}
+            custom |= need_object(one.get("custom") or {}, item.where)
         row: dict[str, Any] = {
             "id": cut.get("id"),
             "audio": self._path(recording, cut, item.where),
@@ -89,7 +88,7 @@ class CutParser:
             row |= {name: custom[name] for name in USUAL_NAMES[column] if name in custom}
         if not any(row.get(name) for name in USUAL_NAMES["answer"]):
             _check_span(said, cut, item.where)
-        row["text"] = " ".join(one["text"] for one in said if one.get("text")) or None
+        row["text"] = " ".join(take_text(one, "text", item.where) for one in said if one.get("text")) or None
         return self.columns(item._replace(value=row))
 
     def _path(self, recording: Mapping[str, Any], cut: Mapping[str, Any], where: str) -> Any:
@@ -97,25 +96,39 @@ class CutParser:
         if recording.get("transforms"):
             found = f"the recording has transforms, {show(recording['transforms'])}"
             raise refusal(where, found, "recordings are read as they lie in their files", fix)
-        if len(recording.get("channel_ids") or [0]) > 1:
-            found = f"the recording has the channels {recording['channel_ids']}, the cut is of {cut.get('channel')}"
+        if recording.get("channel_ids") not in (None, [0]):
+            channels = show(recording["channel_ids"])
+            found = f"the recording has the channels {channels}, the cut is of {show(cut.get('channel'))}"
             raise refusal(where, found, "a recording has one channel", fix)
         if self.columns.locate is not None:
             return cut.get("id")
-        sources = recording.get("sources") or [{}]
-        if len(sources) != 1 or sources[0].get("type") not in ("file", "url"):
-            raise refusal(where, f"the sources are {show(sources)}", "one of the type 'file' or 'url' is needed", fix)
-        return sources[0].get("source")
+        match recording.get("sources"):
+            case [{"type": "file" | "url", "source": str(path)}]:
+                return path
+            case sources:
+                expected = "one of the type 'file' or 'url' is needed"
+                raise refusal(where, f"the sources are {show(sources)}", expected, fix)
 
 
-def _check_span(said: list[Any], cut: Mapping[str, Any], where: str) -> None:
+def _supervisions(cut: Mapping[str, Any], where: str) -> list[Mapping[str, Any]]:
+    """What is said in a cut, in order of time."""
+    said = cut.get("supervisions") or []
+    if not isinstance(said, list):
+        raise refusal(where, f"the supervisions are {show(said)}", "a list is expected", "Mend the cut")
+    return sorted((need_object(one, where) for one in said), key=lambda one: _seconds(one, "start", where))
+
+
+def _seconds(values: Mapping[str, Any], key: str, where: str) -> float:
+    return take_seconds(values, key, where, lambda number: True, "of either sign") or 0.0
+
+
+def _check_span(said: list[Mapping[str, Any]], cut: Mapping[str, Any], where: str) -> None:
     """Refuse a cut that was made shorter than what its supervisions say."""
+    length_s = _seconds(cut, "duration", where)
     for one in said:
-        start_s, duration_s = float(one.get("start", 0.0)), float(one.get("duration", 0.0))
-        length_s = float(cut.get("duration", 0.0))
-        if start_s < -TOLERANCE_S or start_s + duration_s > length_s + TOLERANCE_S:
-            found = (
-                f"a supervision goes from {start_s:.2f} s to {start_s + duration_s:.2f} s of a cut of {length_s:.2f} s"
-            )
+        start_s = _seconds(one, "start", where)
+        stop_s = start_s + _seconds(one, "duration", where)
+        if start_s < -TOLERANCE_S or stop_s > length_s + TOLERANCE_S:
+            found = f"a supervision goes from {start_s:.2f} s to {stop_s:.2f} s of a cut of {length_s:.2f} s"
             fix = "Cut along the supervisions (cuts.trim_to_supervisions)"
             raise refusal(where, found, "all that is said must be heard", fix)

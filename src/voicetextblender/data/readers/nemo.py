@@ -83,7 +83,7 @@ class NemoParser:
         said = row["conversations"]
         if not isinstance(said, list) or not said:
             raise refusal(item.where, f"'conversations' is {show(said)}", "a list of turns is expected", "Write turns")
-        turns = [Turn("system", (TextPart(row["system"]),))] if row.get("system") else []
+        turns = [Turn("system", (TextPart(take_text(row, "system", item.where)),))] if row.get("system") else []
         clip = self._clip(row, "audio_filepath", item) if "audio_filepath" in row else None
         for number, value in enumerate(said, 1):
             where = f"{item.where} turn {number}"
@@ -96,7 +96,7 @@ class NemoParser:
             found = f"{num_clips} marks for the clip"
             expected = f"one turn has the mark, {' or '.join(self.marks)}"
             raise refusal(item.where, found, expected, "Set audio_mark, or mend the row")
-        language = row.get("target_lang") or self.columns.config.language
+        language = take_text(row, "target_lang", item.where) if row.get("target_lang") else self.columns.config.language
         name = str(row.get("id") or item.id)
         return (Conversation(name, tuple(turns), "mixed" if num_clips else "text", language),)
 

@@ -10,9 +10,10 @@ from typing import Any
 
 from voicetextblender.audio.storage import join_path
 from voicetextblender.chat.conversation import AudioPart, Conversation, Part, Role, TextPart, Turn, check_turn
-from voicetextblender.chat.fields import refusal, show
+from voicetextblender.chat.fields import refusal, show, take_text
 from voicetextblender.chat.slots import fill_slots
 from voicetextblender.data.readers.source import Item
+from voicetextblender.data.readers.values import take_encoded
 
 SPEAKERS: Mapping[str, Role] = {
     "system": "system",
@@ -53,7 +54,7 @@ class TalkParser:
         clips = [_clip(value, item) for value in values] if values else None
         parsed: list[Turn] = []
         if row.get("system"):
-            parsed.append(Turn("system", (TextPart(str(row["system"])),)))
+            parsed.append(Turn("system", (TextPart(take_text(row, "system", item.where)),)))
         for number, turn in enumerate(turns, 1):
             parsed.append(self._turn(turn, clips, f"{item.where} turn {number}", item))
         if clips:
@@ -130,7 +131,8 @@ def need_role(value: Any, where: str) -> Role:
 def _clip(value: Any, item: Item) -> AudioPart:
     if isinstance(value, Mapping):
         if value.get("bytes") is not None:
-            return AudioPart(value.get("path") or item.id, encoded=bytes(value["bytes"]))
+            encoded, name = take_encoded(value, item)
+            return AudioPart(name, encoded=encoded)
         value = value.get("url") or value.get("path")
     if not isinstance(value, str) or not value:
         raise refusal(item.where, f"a clip is {show(value)}", "a path or URL is expected", "Write the path")

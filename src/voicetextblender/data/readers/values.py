@@ -76,3 +76,15 @@ class Values:
             expected = "a number of seconds, at least 0, is expected"
             raise refusal(self.item.where, f"the {column} is {show(value)}", expected, "Correct it")
         return number
+
+
+def take_encoded(clip: Mapping[str, Any], item: Item) -> tuple[bytes, str]:
+    """The audio file in `bytes`, and what it is called.
+
+    Raises:
+        DataError: these are no bytes.
+    """
+    encoded, name = clip["bytes"], clip.get("path") or item.id
+    if not isinstance(encoded, bytes) or not isinstance(name, str):
+        raise refusal(item.where, f"a clip is {show(clip)}", "bytes and a path are expected", "Make the row again")
+    return encoded, name

@@ -18,7 +18,7 @@ $(INSTALLED): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[mini,dev]'
 	@touch $@
 
-demo: $(INSTALLED)  ## pretrain, join, compare, about 16 minutes on two cores
+demo: $(INSTALLED)  ## pretrain, join, compare, about 15 minutes on two cores
 	$(BIN)/vtb demo
 
 claims: $(INSTALLED)  ## the demo with every baseline and two seeds, about an hour; resumable

@@ -82,6 +82,7 @@ def test_manifests_are_those_of_the_report() -> None:
 def test_sizes() -> None:
     sizes = {name: len(rows) for name, rows in world().conversations.items()}
     assert sizes.pop("eval/multi_turn.spoken") == 100
+    assert 40 <= sizes.pop("eval/unseen.combinations") <= 60  # there are not many different ones
     assert {sizes[name] for name in sizes if name.startswith("eval/")} == {60}
     assert sizes["train/transcription"] == sizes["train/translation"] == sizes["train/answering"] == 300
 

@@ -139,7 +139,7 @@ def _minus(random: Random) -> DigitTask:
 
 
 def _repeat(random: Random) -> DigitTask:
-    digits = tuple(random.sample(range(10), random.randint(2, MAX_CLIPS)))
+    digits = tuple(random.sample(range(10), random.randint(1, MAX_CLIPS)))
     return _listed(random, REPEAT_WORDINGS, digits, [ENGLISH_NUMBERS[digit] for digit in digits])
 
 

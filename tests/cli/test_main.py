@@ -24,12 +24,13 @@ VERBS = (
     ("generate",),
     ("chat",),
     ("look",),
+    ("data", "check"),
     ("recipe", "show"),
     ("recipe", "list"),
 )
 
 
-@pytest.mark.parametrize("verb", [(), ("prepare",), ("recipe",), *VERBS])
+@pytest.mark.parametrize("verb", [(), ("prepare",), ("data",), ("recipe",), *VERBS])
 def test_every_help_shows_examples(verb: tuple[str, ...]) -> None:
     result = CliRunner().invoke(app, [*verb, "--help"])
     assert result.exit_code == 0

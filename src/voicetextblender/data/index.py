@@ -188,16 +188,29 @@ class SourceIndex:
 
     def _describe_long(self, i: int) -> Drop:
         columns = self._columns[i]
-        where = self.source.where(int(columns["line"]))
-        if self._too_many_tokens[i]:
-            reason, found = TOO_MANY_TOKENS, f"{columns['num_tokens']} tokens"
-            expected = f"a conversation has at most {self.limits.max_conversation_tokens}"
-            fix = "Split it, or raise data.max_conversation_tokens"
-        else:
-            reason, found = CLIP_TOO_LONG, f"a clip of {samples_to_seconds(int(columns['longest_clip'])):.1f} s"
-            expected = f"a clip has at most {self.limits.max_clip_s:.1f} s"
-            fix = "Split it, or raise data.max_clip_s"
-        return Drop(int(columns["line"]), reason, describe(where, found, expected, fix))
+        line = int(columns["line"])
+        found = beyond_limits(
+            int(columns["num_tokens"]), int(columns["longest_clip"]), self.limits, self.source.where(line)
+        )
+        assert found is not None
+        return Drop(line, *found)
+
+
+def beyond_limits(num_tokens: int, longest_clip: int, limits: Limits, where: str) -> tuple[str, str] | None:
+    """Why a row is not usable though nothing is wrong with it, in short and in full; None if it is usable.
+
+    Args:
+        longest_clip: samples at 16 kHz.
+    """
+    if num_tokens > limits.max_conversation_tokens:
+        found, expected = f"{num_tokens} tokens", f"a conversation has at most {limits.max_conversation_tokens}"
+        fix = "Split it, or raise data.max_conversation_tokens"
+        return TOO_MANY_TOKENS, describe(where, found, expected, fix)
+    if longest_clip > seconds_to_samples(limits.max_clip_s):
+        found = f"a clip of {samples_to_seconds(longest_clip):.1f} s"
+        expected = f"a clip has at most {limits.max_clip_s:.1f} s"
+        return CLIP_TOO_LONG, describe(where, found, expected, "Split it, or raise data.max_clip_s")
+    return None
 
 
 def open_index(
@@ -255,9 +268,9 @@ def _scan(
     bad_rows: list[Drop] = []
     for raw in source.scan():
         try:
-            rows.append(_measure(raw, source, renderer, geometry))
+            rows.append(measure_row(raw, source, renderer, geometry))
         except VoiceTextBlenderError as error:
-            bad_rows.append(Drop(raw.line, _reason(error), str(error)))
+            bad_rows.append(Drop(raw.line, reason_of(error), str(error)))
         if report is not None and (len(rows) + len(bad_rows)) % ROWS_PER_REPORT == 0:
             report(raw.offset, total)
     if report is not None:
@@ -265,12 +278,12 @@ def _scan(
     return np.array(rows, dtype=COLUMNS), bad_rows
 
 
-def _measure(raw: RawRow, source: JsonLinesSource, renderer: Renderer, geometry: Geometry) -> tuple[int, ...]:
+def measure_row(raw: RawRow, source: JsonLinesSource, renderer: Renderer, geometry: Geometry) -> tuple[int, ...]:
     """One row of the index."""
     where = source.where(raw.line)
     conversation = source.parse(raw)
     num_samples = [
-        _count_samples(clip, geometry, f"{where} turn {number}")
+        count_samples(clip, geometry, f"{where} turn {number}")
         for number, turn in enumerate(conversation.turns, start=1)
         for clip in turn.clips
     ]
@@ -282,7 +295,7 @@ def _measure(raw: RawRow, source: JsonLinesSource, renderer: Renderer, geometry:
     return (*place, *lengths, len(rendered.token_ids), sum(num_audio_tokens), num_supervised)
 
 
-def _count_samples(clip: AudioPart, geometry: Geometry, where: str) -> int:
+def count_samples(clip: AudioPart, geometry: Geometry, where: str) -> int:
     """Samples of a clip at 16 kHz; the file is opened only if its duration is not given."""
     if clip.waveform is not None:
         num_samples = len(clip.waveform)
@@ -298,7 +311,8 @@ def _count_samples(clip: AudioPart, geometry: Geometry, where: str) -> int:
     return num_samples
 
 
-def _reason(error: VoiceTextBlenderError) -> str:
+def reason_of(error: VoiceTextBlenderError) -> str:
+    """The short reason under which a row that was refused with `error` is counted."""
     if isinstance(error, AudioError):
         return NO_AUDIO
     return NOT_RENDERED if isinstance(error, ChatTemplateError) else NO_CONVERSATION

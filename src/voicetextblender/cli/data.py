@@ -1,0 +1,175 @@
+"""`vtb data`: what a training will read, looked at before it starts."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from voicetextblender.cli.console import console, examples
+from voicetextblender.errors import RecipeError, describe
+
+if TYPE_CHECKING:
+    from voicetextblender.chat.render import Renderer
+    from voicetextblender.data.check import CheckedSource, CheckResult
+    from voicetextblender.data.index import Geometry
+    from voicetextblender.data.sources import SourceConfig
+    from voicetextblender.model.build import ModelConfig
+    from voicetextblender.train.recipe import Recipe
+
+SHOWN_PER_REASON = 3
+
+app = typer.Typer(
+    name="data",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    help="Look at data before a training does: check it.",
+    epilog=examples(
+        ("vtb data check mini --decode", "every row and every clip that the recipe names"),
+    ),
+)
+
+
+@app.command(
+    epilog=examples(
+        ("vtb data check mini", "every row of the recipe's sources and of its evaluation"),
+        ("vtb data check recipe.yaml --decode --out problems.jsonl", "every clip too; all problems in a file"),
+        ("vtb data check recipe.yaml new.jsonl", "only this manifest, by the recipe's model and limits"),
+        ("vtb data check a.jsonl b.jsonl", "without a recipe: all but tokens"),
+    )
+)
+def check(
+    targets: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RECIPE|MANIFEST... [KEY=VALUE]...", help="A recipe, manifests, or both; and values to change."
+        ),
+    ],
+    decode: Annotated[bool, typer.Option("--decode", help="Decode every clip.")] = False,
+    out: Annotated[Path | None, typer.Option(help="JSON Lines file for all problems.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes.", show_default="one for each core")] = None,
+    time_limit_s: Annotated[
+        float, typer.Option(min=0.1, help="Seconds for one row or clip; beyond them it is a problem.")
+    ] = 60.0,
+) -> None:
+    """Try every row, and with `--decode` every clip. Exit status 1 if anything has to be mended.
+
+    Rows beyond a limit of the recipe are counted and change no exit status: training leaves them out.
+    """
+    from voicetextblender.data.check import check_sources, write_problems
+    from voicetextblender.progress import show_progress
+
+    sources, model = find_sources(targets)
+    renderer, geometry = open_geometry(model)
+    with show_progress("Checking") as report:
+        result = check_sources(
+            sources,
+            renderer,
+            geometry,
+            decode=decode,
+            num_workers=workers or count_cores(),
+            time_limit_s=time_limit_s,
+            report=report,
+        )
+    if out is not None:
+        write_problems(result.problems, out)
+    print_problems(result, decode, out)
+    if result.faults:
+        raise typer.Exit(1)
+
+
+def find_sources(targets: Sequence[str]) -> tuple[list[CheckedSource], ModelConfig | None]:
+    """What the arguments of `check` name, and the model that counts tokens if one of them is a recipe.
+
+    Raises:
+        RecipeError: two recipes, or values to change that nothing has.
+    """
+    from voicetextblender.data.check import CheckedSource
+    from voicetextblender.data.index import Limits
+    from voicetextblender.data.sources import SourceConfig
+    from voicetextblender.train.recipe import load_recipe, shipped_recipes
+    from voicetextblender.train.validate import validate
+    from voicetextblender.train.yaml_tree import Tree, apply_override
+
+    overrides = [one for one in targets if re.match(r"[A-Za-z_][\w.]*=", one) and not os.path.exists(one)]
+    names = [one for one in targets if one not in overrides]
+    recipes = [one for one in names if one.endswith((".yaml", ".yml")) or one in shipped_recipes()]
+    manifests = [one for one in names if one not in recipes]
+    if len(recipes) > 1 or not names:
+        found = f"{len(recipes)} recipes" if names else "neither a recipe nor a manifest"
+        expected = "one recipe, or manifests, or one recipe and manifests"
+        raise RecipeError(describe("vtb data check", found, expected, "Check one recipe at a time"))
+    if not recipes:
+        trees = [Tree({"name": path, "path": path}, {(): "command line"}) for path in dict.fromkeys(manifests)]
+        for tree in trees:
+            for override in overrides:
+                apply_override(tree, override)
+        return [CheckedSource(validate(SourceConfig, tree)) for tree in trees], None
+    recipe = load_recipe(recipes[0], overrides)
+    limits = Limits(recipe.data.max_conversation_tokens, recipe.data.max_clip_s)
+    if manifests:
+        chosen = [SourceConfig(name=path, path=path) for path in dict.fromkeys(manifests)]
+        return [CheckedSource(source, limits) for source in chosen], recipe.model
+    sources = [CheckedSource(source, limits) for source in recipe.data.sources]
+    return [*sources, *map(CheckedSource, evaluation_sources(recipe).values())], recipe.model
+
+
+def evaluation_sources(recipe: Recipe) -> dict[str, SourceConfig]:
+    """The manifests that the recipe evaluates on, by the names of their rows."""
+    from voicetextblender.data.sources import SourceConfig
+
+    rows = recipe.evaluate.rows if recipe.evaluate else {}
+    return {name: SourceConfig(name=f"evaluate.{name}", path=str(row.manifest)) for name, row in rows.items()}
+
+
+def open_geometry(config: ModelConfig | None) -> tuple[Renderer | None, Geometry]:
+    """Renderer and audio tokens of a model, named as training names them, so that both use the same stored indexes.
+
+    Without a model there is no renderer, and clips take tokens as the default encoder counts them.
+    """
+    from voicetextblender.audio.lengths import HOP_LENGTH, SUBSAMPLING_FACTOR, num_audio_tokens
+    from voicetextblender.cli.look import open_renderer
+    from voicetextblender.data.index import Geometry
+
+    if config is None:
+        return None, Geometry(num_audio_tokens, f"{HOP_LENGTH}/{SUBSAMPLING_FACTOR}")
+    _, renderer, count = open_renderer(config)
+    factor = getattr(count, "keywords", {}).get("subsampling_factor", SUBSAMPLING_FACTOR)
+    return renderer, Geometry(count, f"{HOP_LENGTH}/{factor}")
+
+
+def count_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def print_problems(result: CheckResult, decode: bool, out: Path | None) -> None:
+    """The problems by reason, the first few of each written out."""
+    from rich.table import Table
+    from rich.text import Text
+
+    reasons = result.by_reason()
+    if reasons:
+        table = Table("reason", "rows", "first", box=None, pad_edge=False)
+        for reason, problems in reasons.items():
+            style = "yellow" if problems[0].dropped else "red"
+            table.add_row(Text(reason, style), f"{len(problems):,}", Text(problems[0].where))
+        console.print(table)
+    for reason, problems in reasons.items():
+        console.print(Text(f"\n{reason}", "bold"))
+        for problem in problems[:SHOWN_PER_REASON]:
+            console.print(Text(f"  {problem.text}"), soft_wrap=True)
+        if len(problems) > SHOWN_PER_REASON:
+            rest = f"  ... and {len(problems) - SHOWN_PER_REASON:,} more"
+            console.print(Text(rest if out else f"{rest} (all of them: --out FILE)", "dim"))
+    num_dropped = len(result.problems) - len(result.faults)
+    decoded = f", {result.num_clips_decoded:,} clips decoded" if decode else ""
+    faults = f"{len(result.faults):,} problems" if result.faults else "no problem"
+    beyond = f", {num_dropped:,} beyond a limit (training leaves them out)" if num_dropped else ""
+    console.print(f"\n{result.num_rows:,} rows{decoded}: {faults}{beyond}", soft_wrap=True)
+    if out is not None:
+        console.print(Text(f"all of them: {out}"), soft_wrap=True)

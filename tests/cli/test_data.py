@@ -1,0 +1,90 @@
+"""`vtb data`: what is printed, what is written, and the exit status."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from tests.tiny import make_recipe
+from voicetextblender.cli.main import app
+from voicetextblender.train.recipe import dump_recipe
+
+
+def vtb(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a recipe that trains on one manifest and evaluates on the beginning of the same."""
+    folder = tmp_path_factory.mktemp("data")
+    recipe = make_recipe(folder)
+    lines = (folder / "train.jsonl").read_text().splitlines(keepends=True)
+    (folder / "eval.jsonl").write_text("".join(lines[:3]))
+    text = dump_recipe(recipe).replace("evaluate: null\n", "")
+    rows = {"mixed": {"manifest": str(folder / "eval.jsonl"), "metrics": ["wer"]}}
+    (folder / "recipe.yaml").write_text(f"{text}evaluate: {json.dumps({'rows': rows})}\n")
+    return folder
+
+
+@pytest.fixture
+def bad(world: Path) -> Path:
+    """A manifest whose second and third lines are no conversations."""
+    path = world / "bad.jsonl"
+    line = (world / "train.jsonl").read_text().splitlines()[1]
+    path.write_text(f"{line}\n[]\n{{\n")
+    return path
+
+
+def test_check_of_a_sound_recipe(world: Path) -> None:
+    result = vtb("data", "check", world / "recipe.yaml", "--decode", "--workers", "1")
+    assert result.exit_code == 0
+    assert result.stdout == "\n15 rows, 21 clips decoded: no problem\n"
+
+
+def test_check_counts_rows_beyond_a_limit_without_a_fault(world: Path) -> None:
+    result = vtb("data", "check", world / "recipe.yaml", "--workers", "1", "data.max_clip_s=0.5")
+    assert result.exit_code == 0
+    assert "a clip longer than max_clip_s" in result.stdout
+    assert " beyond a limit (training leaves them out)" in result.stdout
+
+
+def test_check_of_a_bad_manifest(world: Path, bad: Path) -> None:
+    result = vtb("data", "check", bad, "--workers", "1", "--out", world / "problems.jsonl")
+    assert result.exit_code == 1
+    assert f"  {bad}:2: found []; a conversation is an object with the keys" in result.stdout
+    assert f"3 rows: 2 problems\nall of them: {world}/problems.jsonl\n" in result.stdout
+    written = [json.loads(line) for line in (world / "problems.jsonl").read_text().splitlines()]
+    assert [(one["line"], one["reason"]) for one in written] == [
+        (2, "no usable conversation"),
+        (3, "no usable conversation"),
+    ]
+
+
+def test_check_of_a_manifest_by_a_recipe(world: Path, bad: Path) -> None:
+    result = vtb("data", "check", world / "recipe.yaml", bad, "--workers", "1", "data.max_conversation_tokens=5")
+    assert result.exit_code == 1
+    assert "3 rows: 2 problems, 1 beyond a limit" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["mini", "mini-digits"], "vtb data check: 2 recipes; one recipe, or manifests, or one recipe and manifests."),
+        (["task=text"], "vtb data check: neither a recipe nor a manifest;"),
+        (["a.jsonl", "tsk=text"], "command line 'tsk=text' tsk: unknown key 'tsk'; allowed are"),
+    ],
+)
+def test_check_says_what_it_cannot_do(arguments: list[str], message: str) -> None:
+    result = vtb("data", "check", *arguments)
+    assert result.exit_code == 2
+    assert f"error: {message}" in result.stderr
+
+
+def test_check_of_a_manifest_that_is_not_there(tmp_path: Path) -> None:
+    result = vtb("data", "check", tmp_path / "none.jsonl")
+    assert result.exit_code == 1
+    assert "a source that cannot be opened" in result.stdout

@@ -88,3 +88,25 @@ def test_check_of_a_manifest_that_is_not_there(tmp_path: Path) -> None:
     result = vtb("data", "check", tmp_path / "none.jsonl")
     assert result.exit_code == 1
     assert "a source that cannot be opened" in result.stdout
+
+
+def test_stats_prints_sources_kinds_and_languages(world: Path) -> None:
+    out = world / "stats.json"
+    result = vtb("data", "stats", world / "recipe.yaml", "--workers", "1", "--out", out, "data.max_clip_s=0.6")
+    assert result.exit_code == 0
+    for title in ("source", "kind", "language", "blend", "dropped from"):
+        assert any(line.startswith(title) for line in result.stdout.splitlines())
+    figures = json.loads(out.read_text())
+    (source,) = figures["sources"]
+    assert source["num_rows"] + source["drops"]["a clip longer than max_clip_s"] == 12
+    assert source["share"] == source["supervised_share"] == pytest.approx(1.0)
+    assert source["epochs"] == 6 * 8 / source["num_rows"]
+    assert {kind["name"] for kind in figures["kinds"]} == {"text", "mixed"}
+    assert sum(kind["num_rows"] for kind in figures["kinds"]) == source["num_rows"]
+    assert [language["name"] for language in figures["languages"]] == ["en"]
+
+
+def test_stats_counts_bad_rows_where_training_would_stop(world: Path, bad: Path) -> None:
+    result = vtb("data", "stats", world / "recipe.yaml", "--workers", "1", f"data.sources.all.path={bad}")
+    assert result.exit_code == 0
+    assert "no usable conversation" in result.stdout

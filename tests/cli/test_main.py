@@ -25,6 +25,7 @@ VERBS = (
     ("chat",),
     ("look",),
     ("data", "check"),
+    ("data", "stats"),
     ("recipe", "show"),
     ("recipe", "list"),
 )

@@ -16,8 +16,10 @@ from voicetextblender.errors import RecipeError, describe
 if TYPE_CHECKING:
     from voicetextblender.chat.render import Renderer
     from voicetextblender.data.check import CheckedSource, CheckResult
-    from voicetextblender.data.index import Geometry
+    from voicetextblender.data.index import Geometry, SourceIndex
+    from voicetextblender.data.plan import Plan
     from voicetextblender.data.sources import SourceConfig
+    from voicetextblender.data.survey import Survey
     from voicetextblender.model.build import ModelConfig
     from voicetextblender.train.recipe import Recipe
 
@@ -27,9 +29,10 @@ app = typer.Typer(
     name="data",
     no_args_is_help=True,
     rich_markup_mode="rich",
-    help="Look at data before a training does: check it.",
+    help="Look at data before a training does: check it, count it.",
     epilog=examples(
         ("vtb data check mini --decode", "every row and every clip that the recipe names"),
+        ("vtb data stats mini", "figures by source, kind and language"),
     ),
 )
 
@@ -80,6 +83,59 @@ def check(
     print_problems(result, decode, out)
     if result.faults:
         raise typer.Exit(1)
+
+
+@app.command(
+    epilog=examples(
+        ("vtb data stats mini", "hours, tokens, share and epochs of every source, kind and language"),
+        ("vtb data stats recipe.yaml train.steps=20000 --out stats.json", "for another length; as JSON too"),
+    )
+)
+def stats(
+    recipe: Annotated[str, typer.Argument(help="A shipped recipe by name, or a YAML file.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Values to change.")] = None,
+    out: Annotated[Path | None, typer.Option(help="JSON file for the figures.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes.", show_default="one for each core")] = None,
+) -> None:
+    """Print figures of what a training reads, by source, kind and language, and what it leaves out.
+
+    `share` is of the conversations that are drawn, `learned` of their supervised tokens.
+    """
+    import json
+    from dataclasses import asdict
+
+    from voicetextblender.cli.data_tables import print_stats
+    from voicetextblender.data.stats import measure_stats
+    from voicetextblender.files import write_atomically
+    from voicetextblender.train.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides or [])
+    plan, indexes, surveys = read_data(loaded, workers or count_cores())
+    size, steps = loaded.data.conversations_per_step, loaded.train.steps
+    figures = measure_stats(indexes, surveys, plan.blend, size, steps)
+    print_stats(figures, console)
+    if out is not None:
+        with write_atomically(out) as temporary:
+            temporary.write_text(json.dumps(asdict(figures), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_data(recipe: Recipe, num_workers: int) -> tuple[Plan, tuple[SourceIndex, ...], tuple[Survey, ...]]:
+    """The plan of a recipe, and its sources indexed and surveyed; rows that cannot be used are counted.
+
+    Raises:
+        VoiceTextBlenderError: models or sources that cannot be used.
+    """
+    from voicetextblender.data.loader import build_loader
+    from voicetextblender.data.survey import survey_indexes
+    from voicetextblender.progress import show_progress
+
+    renderer, geometry = open_geometry(recipe.model)
+    assert renderer is not None
+    config = recipe.data.model_copy(update={"on_bad_row": "skip"})
+    loader = build_loader(config, renderer, geometry, recipe.seed, show_progress)
+    with show_progress("Reading") as report:
+        surveys = survey_indexes(loader.indexes, num_workers, report)
+    return loader.plan, loader.indexes, surveys
 
 
 def find_sources(targets: Sequence[str]) -> tuple[list[CheckedSource], ModelConfig | None]:

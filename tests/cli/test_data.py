@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -110,3 +111,22 @@ def test_stats_counts_bad_rows_where_training_would_stop(world: Path, bad: Path)
     result = vtb("data", "stats", world / "recipe.yaml", "--workers", "1", f"data.sources.all.path={bad}")
     assert result.exit_code == 0
     assert "no usable conversation" in result.stdout
+
+
+def test_preview_shows_the_run_and_writes_a_page(world: Path) -> None:
+    out = world / "preview"
+    result = vtb(
+        "data", "preview", world / "recipe.yaml", "--workers", "1", "--out", out, "--step", "4", "--ranks", "2"
+    )
+    assert result.exit_code == 0
+    shown = result.stdout
+    assert "plan, 4 sampled steps" in shown
+    assert "busiest of 2 ranks above their mean" in shown
+    assert "epochs by step 4" in shown
+    assert re.search(r"^mixed +3 +3 +0 +2$", shown, re.MULTILINE), shown  # held out: two of its three rows hold clips
+    assert "user: Say it again, please.\nassistant: " in shown
+    assert f"page: {out}/preview.html" in shown
+    page = (out / "preview.html").read_text()
+    assert page.count("<svg") == 3
+    assert page.count('src="data:audio/mpeg;base64,') >= 3
+    assert "<script" not in page and "http" not in re.sub(r"<meta http-equiv", "", page)

@@ -26,6 +26,7 @@ VERBS = (
     ("look",),
     ("data", "check"),
     ("data", "stats"),
+    ("data", "preview"),
     ("recipe", "show"),
     ("recipe", "list"),
 )

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from voicetextblender.data.check import CheckedSource, CheckResult
     from voicetextblender.data.index import Geometry, SourceIndex
     from voicetextblender.data.plan import Plan
+    from voicetextblender.data.preview_page import Preview
     from voicetextblender.data.sources import SourceConfig
     from voicetextblender.data.survey import Survey
     from voicetextblender.model.build import ModelConfig
@@ -29,10 +30,11 @@ app = typer.Typer(
     name="data",
     no_args_is_help=True,
     rich_markup_mode="rich",
-    help="Look at data before a training does: check it, count it.",
+    help="Look at data before a training does: check it, count it, preview what a run will see.",
     epilog=examples(
         ("vtb data check mini --decode", "every row and every clip that the recipe names"),
         ("vtb data stats mini", "figures by source, kind and language"),
+        ("vtb data preview mini", "what a run will see, as a page to read and hear"),
     ),
 )
 
@@ -117,6 +119,92 @@ def stats(
     if out is not None:
         with write_atomically(out) as temporary:
             temporary.write_text(json.dumps(asdict(figures), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+@app.command(
+    epilog=examples(
+        ("vtb data preview mini", "figures here, and a page in runs/preview/mini/joint"),
+        ("vtb data preview recipe.yaml --step 5000 --ranks 16", "up to a step, on so many devices"),
+        ("vtb data preview mini data.max_tokens_per_microbatch=1792", "what another budget would do"),
+    )
+)
+def preview(
+    recipe: Annotated[str, typer.Argument(help="A shipped recipe by name, or a YAML file.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Values to change.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the page.", show_default="runs/preview/NAME")] = None,
+    step: Annotated[
+        int | None, typer.Option(min=1, help="Look at the run up to here.", show_default="the recipe's last step")
+    ] = None,
+    ranks: Annotated[int, typer.Option(min=1, help="Devices that share a step.")] = 1,
+    rows: Annotated[int, typer.Option(min=1, help="Rows of each kind to read and hear.")] = 3,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes.", show_default="one for each core")] = None,
+) -> None:
+    """Show what a training will see before any compute is spent: data, plan, padding, what comes twice, rows to hear.
+
+    Needs the tokenizer and the data of the recipe, no weights and no GPU.
+    """
+    from voicetextblender.cli.data_tables import print_preview
+    from voicetextblender.data.preview_page import render_preview
+    from voicetextblender.files import write_atomically
+    from voicetextblender.train.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides or [])
+    num_workers = workers or count_cores()
+    plan, indexes, surveys = read_data(loaded, num_workers)
+    made = make_preview(loaded, plan, indexes, surveys, step or loaded.train.steps, ranks, rows)
+    path = (out or Path("runs/preview") / loaded.name) / "preview.html"
+    with write_atomically(path) as temporary:
+        temporary.write_text(render_preview(made, indexes, surveys), encoding="utf-8")
+    print_preview(made, console)
+    console.print(f"\npage: {path}", soft_wrap=True)
+
+
+def make_preview(
+    recipe: Recipe,
+    plan: Plan,
+    indexes: Sequence[SourceIndex],
+    surveys: Sequence[Survey],
+    num_steps: int,
+    num_ranks: int,
+    rows_per_kind: int,
+) -> Preview:
+    """All figures of a preview.
+
+    Raises:
+        DataError: an evaluation manifest is missing.
+    """
+    from voicetextblender.data.preview import choose_rows, count_overlap, count_repeats, simulate
+    from voicetextblender.data.preview_page import Preview
+    from voicetextblender.data.stats import measure_stats
+    from voicetextblender.data.survey import survey_source
+    from voicetextblender.progress import show_progress
+
+    config = recipe.data
+    _, geometry = open_geometry(recipe.model)
+    with show_progress("Simulating") as report:
+        simulation = simulate(
+            plan,
+            indexes,
+            surveys,
+            geometry.num_audio_tokens,
+            num_steps=num_steps,
+            num_ranks=num_ranks,
+            report=report,
+        )
+    limits = recipe.evaluate.rows if recipe.evaluate else {}
+    evaluation = {
+        name: survey_source(source, limits[name].max_items) for name, source in evaluation_sources(recipe).items()
+    }
+    keys = ("conversations_per_step", "max_tokens_per_microbatch", "max_conversation_tokens", "max_clip_s")
+    return Preview(
+        name=recipe.name,
+        stats=measure_stats(indexes, surveys, plan.blend, config.conversations_per_step, num_steps),
+        simulation=simulation,
+        repeats=count_repeats(indexes, surveys),
+        overlaps=count_overlap(surveys, evaluation),
+        rows=choose_rows(plan, indexes, surveys, rows_per_kind),
+        limits={f"data.{key}": getattr(config, key) for key in keys},
+    )
 
 
 def read_data(recipe: Recipe, num_workers: int) -> tuple[Plan, tuple[SourceIndex, ...], tuple[Survey, ...]]:

@@ -42,6 +42,7 @@ class Survey:
             not transcribed counts as itself.
         exact: the same, and which clips they are.
         spoken: hash of what is said in all clips; 0 where there is none, or not all are transcribed.
+        num_clips: of each row.
         clip_samples: lengths at 16 kHz.
         clips: hash of file and segment.
         num_unread: rows left out because they are no conversations.
@@ -52,6 +53,7 @@ class Survey:
     words: Hashes
     exact: Hashes
     spoken: Hashes
+    num_clips: NDArray[np.int64]
     clip_samples: NDArray[np.int64]
     clips: Hashes
     num_unread: int = 0
@@ -141,6 +143,7 @@ def _survey(conversations: Iterable[tuple[str, Conversation]], measure_clips: bo
     words: list[int] = []
     exact: list[int] = []
     spoken: list[int] = []
+    num_clips: list[int] = []
     clip_samples: list[int] = []
     clip_hashes: list[int] = []
     for where, conversation in conversations:
@@ -152,6 +155,7 @@ def _survey(conversations: Iterable[tuple[str, Conversation]], measure_clips: bo
         words.append(_hash(text))
         exact.append(_hash("\n".join([text, *clips])))
         spoken.append(_hash(normalise(" ".join(map(str, said)))) if said and None not in said else 0)
+        num_clips.append(len(clips))
         clip_hashes += map(_hash, clips)
         if measure_clips:
             clip_samples += [count_samples(clip, _ANY_GEOMETRY, where) for clip in conversation.clips]
@@ -161,6 +165,7 @@ def _survey(conversations: Iterable[tuple[str, Conversation]], measure_clips: bo
         words=np.array(words, np.uint64),
         exact=np.array(exact, np.uint64),
         spoken=np.array(spoken, np.uint64),
+        num_clips=np.array(num_clips, np.int64),
         clip_samples=np.array(clip_samples, np.int64),
         clips=np.array(clip_hashes, np.uint64),
     )

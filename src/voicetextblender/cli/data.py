@@ -203,7 +203,7 @@ def make_preview(
         repeats=count_repeats(indexes, surveys),
         overlaps=count_overlap(surveys, evaluation),
         rows=choose_rows(plan, indexes, surveys, rows_per_kind),
-        limits={f"data.{key}": getattr(config, key) for key in keys},
+        limits={key: getattr(config, key) for key in keys},
     )
 
 

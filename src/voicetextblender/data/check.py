@@ -180,7 +180,7 @@ class _Task:
         reader = self.readers[number]
         try:
             conversation = reader.parse(raw)
-            clips = _clips(conversation, reader.where(raw.line)) if self.decode else []
+            clips = _clips(conversation, _where(reader, raw)) if self.decode else []
         except Exception as error:
             return _Found([_describe(reader, raw, error)]), False
         if unit > len(clips):
@@ -199,7 +199,7 @@ class _Task:
     def _measure(self, number: int, raw: RawRow, conversation: Conversation) -> list[Problem]:
         """The problem of a row that is beyond a limit."""
         reader, limits = self.readers[number], self.limits[number]
-        where = reader.where(raw.line)
+        where = _where(reader, raw)
         if self.renderer is None:
             counts = [count_samples(clip, self.geometry, place) for clip, place in _clips(conversation, where)]
             num_tokens, longest_clip = 0, max(counts, default=0)
@@ -217,12 +217,16 @@ def _clips(conversation: Conversation, where: str) -> list[tuple[AudioPart, str]
     return [(clip, f"{where} turn {number}") for number, turn in turns for clip in turn.clips]
 
 
+def _where(reader: JsonLinesSource, raw: RawRow) -> str:
+    return reader.where(raw.line)
+
+
 def _hash(text: str) -> bytes:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def _describe(reader: JsonLinesSource, raw: RawRow, error: Exception) -> Problem:
-    where = reader.where(raw.line)
+    where = _where(reader, raw)
     if isinstance(error, VoiceTextBlenderError):
         return Problem(reader.name, raw.line, where, reason_of(error), str(error))
     found = f"{type(error).__name__}: {error}".rstrip(".")
@@ -263,7 +267,7 @@ def _problems_of(
     """What came of one unit, as problems; the id is kept for later."""
     number, raw = outcome.item
     reader = readers[number]
-    where = reader.where(raw.line)
+    where = _where(reader, raw)
     if isinstance(outcome.result, Failure):
         reason = STUCK if outcome.result.found.startswith("took") else DIED
         subject = f"clip {outcome.unit}" if outcome.unit else "the row"

@@ -91,6 +91,15 @@ def test_check_of_a_manifest_that_is_not_there(tmp_path: Path) -> None:
     assert "a source that cannot be opened" in result.stdout
 
 
+def test_check_of_another_kind_of_source(world: Path) -> None:
+    rows = [{"audio_filepath": f"clips/{name}", "duration": 0.1, "text": "eight"} for name in ("1_0.flac", "none.flac")]
+    (world / "nemo.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = vtb("data", "check", world / "nemo.json", "--decode", "--workers", "1", "kind=nemo")
+    assert result.exit_code == 1
+    assert "2 rows, 1 clips decoded: 1 problem" in result.stdout
+    assert f"{world}/nemo.json:2 turn 1: audio '{world}/clips/none.flac' does not exist" in result.stdout
+
+
 def test_stats_prints_sources_kinds_and_languages(world: Path) -> None:
     out = world / "stats.json"
     result = vtb("data", "stats", world / "recipe.yaml", "--workers", "1", "--out", out, "data.max_clip_s=0.6")

@@ -81,6 +81,7 @@ def test_recipe_list_names_the_shipped_ones() -> None:
         "mini",
         "mini-digits",
         "mini-frozen-llm",
+        "mini-readings",
         "mini-speech-only",
     ]
 

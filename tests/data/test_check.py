@@ -33,7 +33,7 @@ from voicetextblender.data.index import (
     Geometry,
     Limits,
 )
-from voicetextblender.data.sources import SourceConfig
+from voicetextblender.data.readers.config import SourceConfig
 
 GEOMETRY = Geometry(num_audio_tokens, "hop 160, factor 8")
 
@@ -77,7 +77,7 @@ def test_every_fault_is_counted_with_its_reason(
     assert found(check(path)) == [*first, (5, REPEATED_ID)]  # without a model nothing is rendered
     texts = {problem.line: problem.text for problem in decoded.problems}
     assert texts[3].startswith(f"{path}:3 turn 1: audio '{tmp_path}/none.flac' does not exist;")
-    assert texts[5] == f"{path}:5: its id is that of line 2; ids are unique within a source. Rename it."
+    assert texts[5] == f"{path}:5: its id is that of {path}:2; ids are unique within a source. Rename it."
 
 
 def test_rows_beyond_a_limit_are_told_and_are_no_fault(
@@ -131,4 +131,4 @@ def test_a_source_that_is_missing_or_empty_does_not_stop_the_others(tmp_path: Pa
     write_problems(result.problems, tmp_path / "out.jsonl")
     lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [line["source"] for line in lines] == list(names)
-    assert lines[2].keys() == {"source", "line", "where", "reason", "text", "dropped"}
+    assert lines[2].keys() == {"source", "file", "line", "where", "reason", "text", "dropped"}

@@ -200,8 +200,7 @@ def test_an_interrupted_write_leaves_nothing_that_is_taken(
 def test_a_text_source_touches_no_audio(
     write_manifest: WriteManifest, open_manifest: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(index_module, "count_clip_samples", None)
-    monkeypatch.setattr(index_module, "os", None)
+    monkeypatch.setattr(index_module, "count_samples", None)
     assert open_manifest(write_manifest([text_row(1)])).hours == 0
 
 

@@ -15,7 +15,8 @@ from voicetextblender.data.packing import conversation_cost
 from voicetextblender.data.plan import Plan, PlanConfig
 from voicetextblender.data.preview import choose_rows, count_overlap, count_repeats, simulate
 from voicetextblender.data.preview_page import Preview, render_preview
-from voicetextblender.data.sources import SourceConfig, open_source
+from voicetextblender.data.readers.config import SourceConfig
+from voicetextblender.data.sources import open_source
 from voicetextblender.data.stats import measure_stats
 from voicetextblender.data.survey import Survey, survey_indexes
 
@@ -150,7 +151,9 @@ def test_page_is_self_contained_escaped_and_the_same_again(plan: Plan, index: So
     assert "What tiny will see" in page
 
 
-def test_a_clip_that_cannot_be_read_is_told_on_the_page(plan: Plan, index: SourceIndex, geometry: Geometry) -> None:
+def test_a_clip_that_cannot_be_read_is_told_on_the_page(
+    plan: Plan, index: SourceIndex, geometry: Geometry, tmp_path: Path
+) -> None:
     surveys = survey_indexes([index])
-    (index.source.path.parent / "3.flac").write_bytes(b"broken")
+    (tmp_path / "3.flac").write_bytes(b"broken")
     assert "cannot be read by libsndfile" in render(plan, [index], geometry, 1, surveys)

@@ -9,11 +9,13 @@ import pytest
 from pydantic import ValidationError
 
 from tests.data.rows import WriteManifest, text_row
-from voicetextblender.data.sources import JsonLinesSource, SourceConfig, open_source
+from voicetextblender.data.readers.config import SourceConfig
+from voicetextblender.data.readers.source import Source
+from voicetextblender.data.sources import open_source
 from voicetextblender.errors import DataError
 
 
-def open_manifest(path: Path, task: str | None = None) -> JsonLinesSource:
+def open_manifest(path: Path, task: str | None = None) -> Source:
     return open_source(SourceConfig(name="train", path=str(path), task=task))
 
 

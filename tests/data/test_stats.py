@@ -11,7 +11,8 @@ from tests.data.rows import WriteManifest, audio_row, text_row, write_tone
 from voicetextblender.chat.render import Renderer
 from voicetextblender.data.blend import Blend
 from voicetextblender.data.index import Geometry, Limits, SourceIndex, open_index
-from voicetextblender.data.sources import SourceConfig, open_source
+from voicetextblender.data.readers.config import SourceConfig
+from voicetextblender.data.sources import open_source
 from voicetextblender.data.stats import count_draws, measure_stats
 from voicetextblender.data.survey import normalise, survey_indexes, survey_source
 

@@ -10,8 +10,9 @@ import pytest
 
 from voicetextblender.audio.waveform import count_clip_samples, write_waveform
 from voicetextblender.chat.conversation import AudioPart, Conversation, TextPart, parse_conversation
+from voicetextblender.chat.slots import fill_slots
 from voicetextblender.errors import DataError
-from voicetextblender.prepare.corpora import TRANSCRIPTION_PROMPTS, fill_slots, prepare_corpus, read_recordings
+from voicetextblender.prepare.corpora import TRANSCRIPTION_PROMPTS, prepare_corpus, read_recordings
 
 
 def make_corpus(folder: Path, num_rows: int = 6, **changes: Any) -> Path:

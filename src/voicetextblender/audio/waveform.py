@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
@@ -16,6 +17,7 @@ import soundfile
 import soxr
 
 from voicetextblender.audio.lengths import HOP_LENGTH, resampled_num_samples
+from voicetextblender.audio.storage import StoredAudio
 from voicetextblender.errors import AudioError, describe
 from voicetextblender.files import write_atomically
 from voicetextblender.units import SAMPLING_RATE, samples_to_seconds, seconds_to_samples
@@ -39,24 +41,24 @@ class AudioInfo:
     duration_s: float
 
 
-def read_audio_info(path: str | Path, *, where: str | None = None) -> AudioInfo:
+def read_audio_info(path: str | Path | StoredAudio, *, where: str | None = None) -> AudioInfo:
     """Length, rate and channels of an audio file, from its header where it has a trustworthy one.
 
     Raises:
         AudioError: the file is missing, or is no audio.
     """
-    clip = _Clip(Path(path), where)
-    clip.require_file()
+    clip = _Clip(path, where)
+    file = clip.open()
     try:
-        info = soundfile.info(str(path))
+        info = soundfile.info(file)
     except soundfile.SoundFileError as error:
-        samples, rate = _decode_with_pyav(clip, error)
+        samples, rate = _decode_with_pyav(clip, file, error)
         return AudioInfo(len(samples), rate, 1, samples_to_seconds(len(samples), rate))
     return AudioInfo(info.frames, info.samplerate, info.channels, samples_to_seconds(info.frames, info.samplerate))
 
 
 def count_clip_samples(
-    path: str | Path,
+    path: str | Path | StoredAudio,
     *,
     start_s: float = 0.0,
     duration_s: float | None = None,
@@ -73,12 +75,12 @@ def count_clip_samples(
     if duration_s is not None:
         return seconds_to_samples(duration_s, sampling_rate)
     info = read_audio_info(path, where=where)
-    start, stop = _Clip(Path(path), where).segment(start_s, None, info.num_samples, info.sampling_rate)
+    start, stop = _Clip(path, where).segment(start_s, None, info.num_samples, info.sampling_rate)
     return resampled_num_samples(stop - start, info.sampling_rate, sampling_rate)
 
 
 def read_waveform(
-    path: str | Path,
+    path: str | Path | StoredAudio,
     *,
     start_s: float = 0.0,
     duration_s: float | None = None,
@@ -98,8 +100,7 @@ def read_waveform(
         AudioError: the file is missing, no audio, empty or broken; a sample is not finite; the segment lies outside
             the file or is shorter than one audio frame.
     """
-    clip = _Clip(Path(path), where)
-    clip.require_file()
+    clip = _Clip(path, where)
     samples, source_rate = _read_segment(clip, start_s, duration_s)
     if duration_s is None:
         num_samples = resampled_num_samples(len(samples), source_rate, sampling_rate)
@@ -174,7 +175,7 @@ def write_waveform(path: str | Path, waveform: np.ndarray, sampling_rate: int = 
 class _Clip:
     """A file and how errors speak of it."""
 
-    path: Path
+    path: str | Path | StoredAudio
     where: str | None
 
     @property
@@ -188,12 +189,23 @@ class _Clip:
     def refuse(self, found: str, expected: str, fix: str) -> NoReturn:
         raise AudioError(describe(self.place, f"{self.subject} {found}", expected, fix))
 
-    def require_file(self) -> None:
-        if not self.path.is_file():
-            found = "is a folder" if self.path.is_dir() else "does not exist"
-            self.refuse(found, "an audio file is needed", "Correct the path")
-        if self.path.stat().st_size == 0:
+    def open(self) -> str | BytesIO:
+        """What decoders take: the path of a plain file, or the encoded file in memory. It is there and not empty."""
+        if isinstance(self.path, StoredAudio):
+            try:
+                file = self.path.open()
+            except OSError as error:
+                self.refuse(f"cannot be read ({error})", "an audio file is needed", "Correct the path")
+            is_empty = not file.getbuffer().nbytes
+        else:
+            path = Path(self.path)
+            if not path.is_file():
+                found = "is a folder" if path.is_dir() else "does not exist"
+                self.refuse(found, "an audio file is needed", "Correct the path")
+            is_empty = path.stat().st_size == 0
+        if is_empty:
             self.refuse("is an empty file (0 bytes)", "an audio file is needed", "Make the file again, or remove it")
+        return file if isinstance(self.path, StoredAudio) else str(self.path)
 
     def segment(self, start_s: float, duration_s: float | None, num_samples: int, rate: int) -> tuple[int, int]:
         """First sample and the one after the last, at `rate`; the end is that of the file if it is hardly beyond."""
@@ -213,14 +225,15 @@ class _Clip:
 
 def _read_segment(clip: _Clip, start_s: float, duration_s: float | None) -> tuple[np.ndarray, int]:
     """Mono samples of the segment at the file's own rate, and that rate."""
+    opened = clip.open()
     try:
-        with soundfile.SoundFile(str(clip.path)) as file:
+        with soundfile.SoundFile(opened) as file:
             rate = file.samplerate
             start, stop = clip.segment(start_s, duration_s, file.frames, rate)
             file.seek(start)
             samples = file.read(stop - start, dtype="float32", always_2d=True).mean(axis=1, dtype=np.float32)
     except soundfile.SoundFileError as error:
-        decoded, rate = _decode_with_pyav(clip, error)
+        decoded, rate = _decode_with_pyav(clip, opened, error)
         start, stop = clip.segment(start_s, duration_s, len(decoded), rate)
         samples = decoded[start:stop]
     if stop - start - len(samples) > seconds_to_samples(END_TOLERANCE_S, rate):
@@ -230,11 +243,13 @@ def _read_segment(clip: _Clip, start_s: float, duration_s: float | None) -> tupl
     return samples, rate
 
 
-def _decode_with_pyav(clip: _Clip, first_error: Exception) -> tuple[np.ndarray, int]:
+def _decode_with_pyav(clip: _Clip, file: str | BytesIO, first_error: Exception) -> tuple[np.ndarray, int]:
     """All samples of a file that libsndfile cannot read, channels averaged, and their rate."""
     av = _import_pyav(clip, first_error)
+    if isinstance(file, BytesIO):
+        file.seek(0)
     try:
-        with av.open(str(clip.path), timeout=PYAV_TIMEOUT_S) as container:
+        with av.open(file, timeout=PYAV_TIMEOUT_S) as container:
             stream = next(iter(container.streams.audio), None)
             if stream is None:
                 raise ValueError("no audio stream")

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
 
-from voicetextblender.errors import DataError, describe
+from voicetextblender.audio.storage import is_remote, join_path
+from voicetextblender.chat.fields import check_object, refusal, show, take_count, take_seconds, take_text
 
 Role = Literal["system", "user", "assistant"]
 
@@ -22,7 +22,7 @@ KINDS = ("transcription", "translation", "answering", "mixed", "instruction", "t
 _ROW_KEYS = ("id", "task", "language", "messages", "metadata")
 _TURN_KEYS = ("role", "content")
 _TEXT_KEYS = ("type", "text")
-_AUDIO_KEYS = ("type", "path", "start", "duration", "transcript")
+_AUDIO_KEYS = ("type", "path", "start", "duration", "transcript", "byte_offset", "num_bytes")
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,9 @@ class AudioPart:
         duration_s: Length of the segment in seconds; None for all that follows `start_s`.
         transcript: What is said, where it is known; never shown to the model.
         waveform: Mono float32 samples at 16 kHz, taken instead of the file; not part of equality.
+        byte_offset: Where the audio file begins inside the file at `path`, such as an uncompressed tar.
+        num_bytes: Size of the audio file inside the file at `path`; None for all that follows `byte_offset`.
+        encoded: The audio file itself, of which `path` is then only the name; not part of equality.
     """
 
     path: str | None
@@ -49,6 +52,9 @@ class AudioPart:
     duration_s: float | None = None
     transcript: str | None = None
     waveform: np.ndarray | None = field(default=None, compare=False, repr=False)
+    byte_offset: int = 0
+    num_bytes: int | None = None
+    encoded: bytes | None = field(default=None, compare=False, repr=False)
 
 
 Part = TextPart | AudioPart
@@ -96,7 +102,7 @@ class Conversation:
         return tuple(clip for turn in self.turns for clip in turn.clips)
 
 
-def parse_conversation(row: Any, where: str, base_dir: Path) -> Conversation:
+def parse_conversation(row: Any, where: str, base_dir: str | Path) -> Conversation:
     """The conversation that a manifest line stands for.
 
     Args:
@@ -107,17 +113,19 @@ def parse_conversation(row: Any, where: str, base_dir: Path) -> Conversation:
     Raises:
         DataError: A field is missing, unknown or of a wrong type, a role is unknown, or an assistant turn holds audio.
     """
-    _check_object(row, _ROW_KEYS, ("id", "messages"), "a conversation", where)
+    check_object(row, _ROW_KEYS, ("id", "messages"), "a conversation", where)
     messages = row["messages"]
     if not isinstance(messages, list) or not messages:
-        raise _bad(where, f"'messages' is {_show(messages)}", "a list of at least one turn is expected", "Write turns")
+        raise refusal(
+            where, f"'messages' is {show(messages)}", "a list of at least one turn is expected", "Write turns"
+        )
     return Conversation(
-        id=_text(row, "id", where),
+        id=take_text(row, "id", where),
         turns=tuple(
             _parse_turn(message, f"{where} turn {number}", base_dir) for number, message in enumerate(messages, 1)
         ),
-        task=_text(row, "task", where) if row.get("task") is not None else "text",
-        language=_text(row, "language", where) if row.get("language") is not None else None,
+        task=take_text(row, "task", where) if row.get("task") is not None else "text",
+        language=take_text(row, "language", where) if row.get("language") is not None else None,
         metadata=_metadata(row, where),
     )
 
@@ -147,7 +155,7 @@ def conversation_to_row(conversation: Conversation, base_dir: Path | None = None
 def check_turn(turn: Turn, where: str) -> None:
     """Raise DataError when an assistant turn holds audio: the model writes, it does not speak."""
     if turn.role == "assistant" and turn.clips:
-        raise _bad(
+        raise refusal(
             where,
             "the assistant turn holds audio",
             "audio may stand in system and user turns only",
@@ -155,35 +163,39 @@ def check_turn(turn: Turn, where: str) -> None:
         )
 
 
-def _parse_turn(message: Any, where: str, base_dir: Path) -> Turn:
-    _check_object(message, _TURN_KEYS, _TURN_KEYS, "a turn", where)
+def _parse_turn(message: Any, where: str, base_dir: str | Path) -> Turn:
+    check_object(message, _TURN_KEYS, _TURN_KEYS, "a turn", where)
     role, content = message["role"], message["content"]
     if role not in ROLES:
-        raise _bad(where, f"role is {_show(role)}", "a role is one of 'system', 'user', 'assistant'", "Rename the role")
+        raise refusal(
+            where, f"role is {show(role)}", "a role is one of 'system', 'user', 'assistant'", "Rename the role"
+        )
     if isinstance(content, str):
         return Turn(role, (TextPart(content),))
     if not isinstance(content, list):
-        raise _bad(where, f"'content' is {_show(content)}", "a string or a list of parts is expected", "Write one")
+        raise refusal(where, f"'content' is {show(content)}", "a string or a list of parts is expected", "Write one")
     turn = Turn(role, tuple(_parse_part(part, f"{where} part {n}", base_dir) for n, part in enumerate(content, 1)))
     check_turn(turn, where)
     return turn
 
 
-def _parse_part(part: Any, where: str, base_dir: Path) -> Part:
+def _parse_part(part: Any, where: str, base_dir: str | Path) -> Part:
     kind = part.get("type") if isinstance(part, dict) else None
     if kind == "text":
-        _check_object(part, _TEXT_KEYS, _TEXT_KEYS, "a text part", where)
-        return TextPart(_text(part, "text", where, may_be_empty=True))
+        check_object(part, _TEXT_KEYS, _TEXT_KEYS, "a text part", where)
+        return TextPart(take_text(part, "text", where, may_be_empty=True))
     if kind == "audio":
-        _check_object(part, _AUDIO_KEYS, ("path",), "an audio part", where)
+        check_object(part, _AUDIO_KEYS, ("path",), "an audio part", where)
         return AudioPart(
-            path=os.path.join(base_dir, _text(part, "path", where)),
-            start_s=_seconds(part, "start", where, lambda value: value >= 0.0, "at least 0 s") or 0.0,
-            duration_s=_seconds(part, "duration", where, lambda value: value > 0.0, "more than 0 s"),
-            transcript=_text(part, "transcript", where, True) if part.get("transcript") is not None else None,
+            path=join_path(base_dir, take_text(part, "path", where)),
+            start_s=take_seconds(part, "start", where, lambda value: value >= 0.0, "at least 0 s") or 0.0,
+            duration_s=take_seconds(part, "duration", where, lambda value: value > 0.0, "more than 0 s"),
+            transcript=take_text(part, "transcript", where, True) if part.get("transcript") is not None else None,
+            byte_offset=take_count(part, "byte_offset", where) or 0,
+            num_bytes=take_count(part, "num_bytes", where),
         )
-    raise _bad(
-        where, f"the part is {_show(part)}", "a part is an object whose 'type' is 'text' or 'audio'", "Change the part"
+    raise refusal(
+        where, f"the part is {show(part)}", "a part is an object whose 'type' is 'text' or 'audio'", "Change the part"
     )
 
 
@@ -197,8 +209,10 @@ def _content_to_json(turn: Turn, where: str, base_dir: Path | None) -> str | lis
 
 
 def _audio_to_json(clip: AudioPart, where: str, base_dir: Path | None) -> dict[str, Any]:
-    if clip.path is None:
-        raise _bad(where, "a clip is only in memory", "a manifest line names audio files", "Write the waveform first")
+    if clip.path is None or clip.encoded is not None:
+        raise refusal(
+            where, "a clip is only in memory", "a manifest line names audio files", "Write the waveform first"
+        )
     part: dict[str, Any] = {"type": "audio", "path": _path_from(clip.path, base_dir)}
     if clip.start_s:
         part["start"] = clip.start_s
@@ -206,11 +220,15 @@ def _audio_to_json(clip: AudioPart, where: str, base_dir: Path | None) -> dict[s
         part["duration"] = clip.duration_s
     if clip.transcript is not None:
         part["transcript"] = clip.transcript
+    if clip.byte_offset:
+        part["byte_offset"] = clip.byte_offset
+    if clip.num_bytes is not None:
+        part["num_bytes"] = clip.num_bytes
     return part
 
 
 def _path_from(path: str, base_dir: Path | None) -> str:
-    if base_dir is None:
+    if base_dir is None or is_remote(path):
         return path
     absolute = Path(os.path.abspath(path))
     folder = Path(os.path.abspath(base_dir))
@@ -222,51 +240,7 @@ def _metadata(row: dict[str, Any], where: str) -> Mapping[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise _bad(where, f"'metadata' is {_show(value)}", "an object is expected", "Write an object, or leave it out")
+        raise refusal(
+            where, f"'metadata' is {show(value)}", "an object is expected", "Write an object, or leave it out"
+        )
     return cast(dict[str, Any], value)
-
-
-def _check_object(value: Any, known: tuple[str, ...], needed: tuple[str, ...], what: str, where: str) -> None:
-    """Raise DataError unless `value` is an object with all `needed` keys and none but the `known` ones."""
-    names = ", ".join(f"'{key}'" for key in known)
-    if not isinstance(value, dict):
-        raise _bad(where, f"found {_show(value)}", f"{what} is an object with the keys {names}", "Rewrite it")
-    for key in needed:
-        if key not in value:
-            raise _bad(where, f"{what} lacks '{key}'", f"it must have {_join(needed)}", f"Add '{key}'")
-    for key in value:
-        if key not in known:
-            near = get_close_matches(str(key), known, n=1)
-            fix = f"Write '{near[0]}'" if near else "Remove it, or put it under the conversation's 'metadata'"
-            raise _bad(where, f"{what} has the unknown key '{key}'", f"known keys are {names}", fix)
-
-
-def _text(row: dict[str, Any], key: str, where: str, may_be_empty: bool = False) -> str:
-    value = row[key]
-    if not isinstance(value, str) or not (value or may_be_empty):
-        raise _bad(where, f"'{key}' is {_show(value)}", "a text is expected", f"Write '{key}' as a string")
-    return value
-
-
-def _seconds(
-    row: dict[str, Any], key: str, where: str, is_allowed: Callable[[float], bool], expected: str
-) -> float | None:
-    value = row.get(key)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value) or not is_allowed(value):
-        raise _bad(where, f"'{key}' is {_show(value)}", f"a number of seconds, {expected}, is expected", f"Fix '{key}'")
-    return float(value)
-
-
-def _join(keys: tuple[str, ...]) -> str:
-    return " and ".join(f"'{key}'" for key in keys)
-
-
-def _show(value: Any) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 60 else shown[:57] + "..."
-
-
-def _bad(where: str, found: str, expected: str, fix: str) -> DataError:
-    return DataError(describe(where, found, expected, fix))

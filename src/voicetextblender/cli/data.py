@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from voicetextblender.data.index import Geometry, SourceIndex
     from voicetextblender.data.plan import Plan
     from voicetextblender.data.preview_page import Preview
-    from voicetextblender.data.sources import SourceConfig
+    from voicetextblender.data.readers.config import SourceConfig
     from voicetextblender.data.survey import Survey
     from voicetextblender.model.build import ModelConfig
     from voicetextblender.train.recipe import Recipe
@@ -45,6 +45,7 @@ app = typer.Typer(
         ("vtb data check recipe.yaml --decode --out problems.jsonl", "every clip too; all problems in a file"),
         ("vtb data check recipe.yaml new.jsonl", "only this manifest, by the recipe's model and limits"),
         ("vtb data check a.jsonl b.jsonl", "without a recipe: all but tokens"),
+        ("vtb data check cuts.json kind=lhotse", "a source of another kind"),
     )
 )
 def check(
@@ -66,16 +67,18 @@ def check(
     Rows beyond a limit of the recipe are counted and change no exit status: training leaves them out.
     """
     from voicetextblender.data.check import check_sources, write_problems
+    from voicetextblender.data.sources import CACHE_DIR
     from voicetextblender.progress import show_progress
 
-    sources, model = find_sources(targets)
-    renderer, geometry = open_geometry(model)
+    sources, recipe = find_sources(targets)
+    renderer, geometry = open_geometry(recipe.model if recipe else None)
     with show_progress("Checking") as report:
         result = check_sources(
             sources,
             renderer,
             geometry,
             decode=decode,
+            cache_dir=Path(recipe.data.cache_dir) if recipe else CACHE_DIR,
             num_workers=workers or count_cores(),
             time_limit_s=time_limit_s,
             report=report,
@@ -193,7 +196,8 @@ def make_preview(
         )
     limits = recipe.evaluate.rows if recipe.evaluate else {}
     evaluation = {
-        name: survey_source(source, limits[name].max_items) for name, source in evaluation_sources(recipe).items()
+        name: survey_source(source, limits[name].max_items, Path(config.cache_dir))
+        for name, source in evaluation_sources(recipe).items()
     }
     keys = ("conversations_per_step", "max_tokens_per_microbatch", "max_conversation_tokens", "max_clip_s")
     return Preview(
@@ -226,15 +230,15 @@ def read_data(recipe: Recipe, num_workers: int) -> tuple[Plan, tuple[SourceIndex
     return loader.plan, loader.indexes, surveys
 
 
-def find_sources(targets: Sequence[str]) -> tuple[list[CheckedSource], ModelConfig | None]:
-    """What the arguments of `check` name, and the model that counts tokens if one of them is a recipe.
+def find_sources(targets: Sequence[str]) -> tuple[list[CheckedSource], Recipe | None]:
+    """What the arguments of `check` name, and the recipe if one of them is one.
 
     Raises:
         RecipeError: two recipes, or values to change that nothing has.
     """
     from voicetextblender.data.check import CheckedSource
     from voicetextblender.data.index import Limits
-    from voicetextblender.data.sources import SourceConfig
+    from voicetextblender.data.readers.config import SourceConfig
     from voicetextblender.train.recipe import load_recipe, shipped_recipes
     from voicetextblender.train.validate import validate
     from voicetextblender.train.yaml_tree import Tree, apply_override
@@ -257,14 +261,14 @@ def find_sources(targets: Sequence[str]) -> tuple[list[CheckedSource], ModelConf
     limits = Limits(recipe.data.max_conversation_tokens, recipe.data.max_clip_s)
     if manifests:
         chosen = [SourceConfig(name=path, path=path) for path in dict.fromkeys(manifests)]
-        return [CheckedSource(source, limits) for source in chosen], recipe.model
+        return [CheckedSource(source, limits) for source in chosen], recipe
     sources = [CheckedSource(source, limits) for source in recipe.data.sources]
-    return [*sources, *map(CheckedSource, evaluation_sources(recipe).values())], recipe.model
+    return [*sources, *map(CheckedSource, evaluation_sources(recipe).values())], recipe
 
 
 def evaluation_sources(recipe: Recipe) -> dict[str, SourceConfig]:
     """The manifests that the recipe evaluates on, by the names of their rows."""
-    from voicetextblender.data.sources import SourceConfig
+    from voicetextblender.data.readers.config import SourceConfig
 
     rows = recipe.evaluate.rows if recipe.evaluate else {}
     return {name: SourceConfig(name=f"evaluate.{name}", path=str(row.manifest)) for name, row in rows.items()}
@@ -312,7 +316,8 @@ def print_problems(result: CheckResult, decode: bool, out: Path | None) -> None:
             console.print(Text(rest if out else f"{rest} (all of them: --out FILE)", "dim"))
     num_dropped = len(result.problems) - len(result.faults)
     decoded = f", {result.num_clips_decoded:,} clips decoded" if decode else ""
-    faults = f"{len(result.faults):,} problems" if result.faults else "no problem"
+    num_faults = len(result.faults)
+    faults = f"{num_faults:,} problem{'s' if num_faults > 1 else ''}" if num_faults else "no problem"
     beyond = f", {num_dropped:,} beyond a limit (training leaves them out)" if num_dropped else ""
     console.print(f"\n{result.num_rows:,} rows{decoded}: {faults}{beyond}", soft_wrap=True)
     if out is not None:

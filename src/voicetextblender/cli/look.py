@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from voicetextblender.chat.conversation import Conversation
     from voicetextblender.chat.render import Renderer
-    from voicetextblender.data.sources import SourceConfig
+    from voicetextblender.data.readers.config import SourceConfig
     from voicetextblender.model.build import ModelConfig
 
 EXAMPLES = examples(
@@ -46,7 +47,7 @@ def look(
     tokenizer, renderer, num_audio_tokens = open_renderer(loaded.model)
     for config in chosen:
         console.rule(f"[bold]{config.name}[/bold] · weight {config.weight:g} · {config.path}", align="left")
-        for where, conversation in first_rows(config, num):
+        for where, conversation in first_rows(config, num, Path(loaded.data.cache_dir)):
             clips_s, counts = measure_clips(conversation, where, num_audio_tokens)
             rendered = renderer.render(conversation, counts, where=where)
             console.print(f"[dim]{where} · {conversation.task}[/dim]")
@@ -94,25 +95,22 @@ def open_renderer(config: ModelConfig) -> tuple[PreTrainedTokenizerBase, Rendere
     return tokenizer, Renderer(tokenizer, config.audio_token), partial(num_audio_tokens, subsampling_factor=factor)
 
 
-def first_rows(config: SourceConfig, num: int) -> Iterator[tuple[str, Conversation]]:
-    """The first `num` conversations of a source, each with the name of its row."""
+def first_rows(config: SourceConfig, num: int, cache_dir: Path) -> Iterator[tuple[str, Conversation]]:
+    """The first `num` conversations of a source, each with the name of its row and in other words than the last."""
     from voicetextblender.data.sources import open_source
+    from voicetextblender.files import derive_seed
 
-    source = open_source(config)
+    source = open_source(config, cache_dir)
     for row in islice(source.scan(), num):
-        yield source.where(row.line), source.parse(row)
+        yield source.where(row.line, row.file), source.parse(row, derive_seed("look", row.file, row.line))
 
 
 def measure_clips(
     conversation: Conversation, where: str, num_audio_tokens: Callable[[int], int]
 ) -> tuple[list[float], list[int]]:
     """Seconds and audio placeholder tokens of each clip."""
-    from voicetextblender.audio.waveform import count_clip_samples
+    from voicetextblender.chat.clips import count_samples
     from voicetextblender.units import samples_to_seconds
 
-    counts = [
-        count_clip_samples(clip.path, start_s=clip.start_s, duration_s=clip.duration_s, where=where)
-        for clip in conversation.clips
-        if clip.path is not None
-    ]
+    counts = [count_samples(clip, where) for clip in conversation.clips]
     return [samples_to_seconds(count) for count in counts], [num_audio_tokens(count) for count in counts]

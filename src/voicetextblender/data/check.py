@@ -14,8 +14,10 @@ from voicetextblender.chat.clips import read_clip
 from voicetextblender.chat.conversation import AudioPart, Conversation
 from voicetextblender.chat.render import Renderer
 from voicetextblender.data.guarded import Failure, Outcome, run_guarded
-from voicetextblender.data.index import COLUMNS, Geometry, Limits, beyond_limits, count_samples, measure_row, reason_of
-from voicetextblender.data.sources import JsonLinesSource, RawRow, SourceConfig, open_source
+from voicetextblender.data.index import COLUMNS, Geometry, Limits, Ruler, beyond_limits, measure_clip, reason_of
+from voicetextblender.data.readers.config import SourceConfig
+from voicetextblender.data.readers.source import RawRow, Source
+from voicetextblender.data.sources import CACHE_DIR, open_source
 from voicetextblender.errors import VoiceTextBlenderError, describe
 from voicetextblender.files import write_atomically
 from voicetextblender.progress import Report
@@ -32,10 +34,12 @@ ROWS_PER_REPORT = 64
 class Problem(NamedTuple):
     """What is wrong with a row, or with a whole source (line 0).
 
-    `dropped` marks a sound row beyond a limit: training leaves it out, which nobody need mend.
+    `file` counts the files of the source from 0. `dropped` marks a sound row beyond a limit: training leaves it out,
+    which nobody need mend.
     """
 
     source: str
+    file: int
     line: int
     where: str
     reason: str
@@ -81,6 +85,7 @@ def check_sources(
     geometry: Geometry,
     *,
     decode: bool = False,
+    cache_dir: Path = CACHE_DIR,
     num_workers: int = 1,
     time_limit_s: float = 60.0,
     report: Report | None = None,
@@ -89,15 +94,16 @@ def check_sources(
 
     Args:
         renderer: none leaves out all that has to do with tokens.
+        cache_dir: for what a reader must keep.
         num_workers: processes.
         time_limit_s: of one row, and of one clip; what takes longer is a problem and is not waited for.
         report: told of rows.
     """
     result = CheckResult()
-    opened: list[tuple[int, JsonLinesSource]] = []
+    opened: list[tuple[int, Source]] = []
     for number, source in enumerate(sources):
         try:
-            opened.append((number, open_source(source.config)))
+            opened.append((number, open_source(source.config, cache_dir)))
         except VoiceTextBlenderError as error:
             result.problems.append(_of_source(source.config, NOT_OPENED, str(error)))
     readers = dict(opened)
@@ -122,7 +128,7 @@ def check_sources(
 
 
 def write_problems(problems: Sequence[Problem], path: Path) -> None:
-    """One JSON object a line: source, line, where, reason, text, dropped."""
+    """One JSON object a line: source, file, line, where, reason, text, dropped."""
     with write_atomically(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         for problem in problems:
             file.write(json.dumps(problem._asdict(), ensure_ascii=False) + "\n")
@@ -137,25 +143,26 @@ class _Found(NamedTuple):
 
 
 class _Ids:
-    """The ids of a source, as hashes, each with the first of its lines; and the lines that repeat one."""
+    """The ids of a source, as hashes, each with its first place (file, line); and the places that repeat one."""
 
     def __init__(self) -> None:
-        self._first: dict[bytes, int] = {}
-        self._repeated: list[tuple[bytes, int]] = []
+        self._first: dict[bytes, tuple[int, int]] = {}
+        self._repeated: list[tuple[bytes, tuple[int, int]]] = []
 
-    def add(self, id_hash: bytes, line: int) -> None:
-        """Lines may come in any order."""
-        first = self._first.setdefault(id_hash, line)
-        if first != line:
-            self._first[id_hash] = min(first, line)
-            self._repeated.append((id_hash, max(first, line)))
+    def add(self, id_hash: bytes, place: tuple[int, int]) -> None:
+        """Places may come in any order."""
+        first = self._first.setdefault(id_hash, place)
+        if first != place:
+            self._first[id_hash] = min(first, place)
+            self._repeated.append((id_hash, max(first, place)))
 
-    def problems(self, reader: JsonLinesSource) -> Iterator[Problem]:
-        """One for every line that repeats an id."""
-        for id_hash, line in self._repeated:
-            where = reader.where(line)
-            found, expected = f"its id is that of line {self._first[id_hash]}", "ids are unique within a source"
-            yield Problem(reader.name, line, where, REPEATED_ID, describe(where, found, expected, "Rename it"))
+    def problems(self, reader: Source) -> Iterator[Problem]:
+        """One for every row that repeats an id."""
+        for id_hash, (file, line) in self._repeated:
+            first_file, first_line = self._first[id_hash]
+            where, first = reader.where(line, file), reader.where(first_line, first_file)
+            text = describe(where, f"its id is that of {first}", "ids are unique within a source", "Rename it")
+            yield Problem(reader.name, file, line, where, REPEATED_ID, text)
 
 
 class _Task:
@@ -163,7 +170,7 @@ class _Task:
 
     def __init__(
         self,
-        readers: dict[int, JsonLinesSource],
+        readers: dict[int, Source],
         limits: Sequence[Limits | None],
         renderer: Renderer | None,
         geometry: Geometry,
@@ -171,7 +178,9 @@ class _Task:
     ) -> None:
         self.readers = readers
         self.limits = limits
-        self.renderer = renderer
+        self.rulers = (
+            {number: Ruler(reader, renderer, geometry) for number, reader in readers.items()} if renderer else {}
+        )
         self.geometry = geometry
         self.decode = decode
 
@@ -200,15 +209,15 @@ class _Task:
         """The problem of a row that is beyond a limit."""
         reader, limits = self.readers[number], self.limits[number]
         where = _where(reader, raw)
-        if self.renderer is None:
-            counts = [count_samples(clip, self.geometry, place) for clip, place in _clips(conversation, where)]
+        if number not in self.rulers:
+            counts = [measure_clip(clip, self.geometry, place) for clip, place in _clips(conversation, where)]
             num_tokens, longest_clip = 0, max(counts, default=0)
         else:
-            row = measure_row(raw, reader, self.renderer, self.geometry)
+            row = self.rulers[number](raw)
             columns = dict(zip(COLUMNS.names or (), row, strict=True))
             num_tokens, longest_clip = columns["num_tokens"], columns["longest_clip"]
         beyond = beyond_limits(num_tokens, longest_clip, limits, where) if limits else None
-        return [Problem(reader.name, raw.line, where, *beyond, dropped=True)] if beyond else []
+        return [Problem(reader.name, raw.file, raw.line, where, *beyond, dropped=True)] if beyond else []
 
 
 def _clips(conversation: Conversation, where: str) -> list[tuple[AudioPart, str]]:
@@ -217,35 +226,35 @@ def _clips(conversation: Conversation, where: str) -> list[tuple[AudioPart, str]
     return [(clip, f"{where} turn {number}") for number, turn in turns for clip in turn.clips]
 
 
-def _where(reader: JsonLinesSource, raw: RawRow) -> str:
-    return reader.where(raw.line)
+def _where(reader: Source, raw: RawRow) -> str:
+    return reader.where(raw.line, raw.file)
 
 
 def _hash(text: str) -> bytes:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
-def _describe(reader: JsonLinesSource, raw: RawRow, error: Exception) -> Problem:
+def _describe(reader: Source, raw: RawRow, error: Exception) -> Problem:
     where = _where(reader, raw)
     if isinstance(error, VoiceTextBlenderError):
-        return Problem(reader.name, raw.line, where, reason_of(error), str(error))
+        return Problem(reader.name, raw.file, raw.line, where, reason_of(error), str(error))
     found = f"{type(error).__name__}: {error}".rstrip(".")
     text = describe(where, found, "a row is used or refused with a reason", "Look at the row; tell us if it is sound")
-    return Problem(reader.name, raw.line, where, UNEXPECTED, text)
+    return Problem(reader.name, raw.file, raw.line, where, UNEXPECTED, text)
 
 
 def _of_source(config: SourceConfig, reason: str, text: str) -> Problem:
-    return Problem(config.name, 0, config.path, reason, text)
+    return Problem(config.name, 0, 0, config.path, reason, text)
 
 
-def _count_rows(reader: JsonLinesSource) -> int:
+def _count_rows(reader: Source) -> int:
     try:
         return sum(1 for _ in reader.scan())
     except VoiceTextBlenderError:
         return 0  # counted as a problem when it is read
 
 
-def _rows(readers: dict[int, JsonLinesSource], result: CheckResult) -> Iterator[tuple[int, RawRow]]:
+def _rows(readers: dict[int, Source], result: CheckResult) -> Iterator[tuple[int, RawRow]]:
     """Every row of every source; a source that breaks off, or has no rows, is a problem."""
     for number, reader in readers.items():
         num_rows = 0
@@ -262,7 +271,7 @@ def _rows(readers: dict[int, JsonLinesSource], result: CheckResult) -> Iterator[
 
 
 def _problems_of(
-    outcome: Outcome[tuple[int, RawRow]], readers: dict[int, JsonLinesSource], ids: Sequence[_Ids]
+    outcome: Outcome[tuple[int, RawRow]], readers: dict[int, Source], ids: Sequence[_Ids]
 ) -> list[Problem]:
     """What came of one unit, as problems; the id is kept for later."""
     number, raw = outcome.item
@@ -277,8 +286,8 @@ def _problems_of(
             "a row is read and decoded at once",
             "Make the audio again, or remove it",
         )
-        return [Problem(reader.name, raw.line, where, reason, text)]
+        return [Problem(reader.name, raw.file, raw.line, where, reason, text)]
     found = outcome.result
     if found.id_hash is not None:
-        ids[number].add(found.id_hash, raw.line)
+        ids[number].add(found.id_hash, (raw.file, raw.line))
     return found.problems

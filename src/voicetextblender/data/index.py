@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voicetextblender.audio.lengths import HOP_LENGTH
-from voicetextblender.audio.waveform import count_clip_samples, read_audio_info
-from voicetextblender.chat.conversation import AudioPart, Conversation
+from voicetextblender.chat.clips import count_samples
+from voicetextblender.chat.conversation import AudioPart, Conversation, TextPart
 from voicetextblender.chat.render import Renderer
-from voicetextblender.data.sources import JsonLinesSource, RawRow
+from voicetextblender.data.readers.source import RawRow, Source
 from voicetextblender.errors import (
     AudioError,
     ChatTemplateError,
@@ -32,7 +31,7 @@ from voicetextblender.files import write_atomically
 from voicetextblender.progress import Report
 from voicetextblender.units import samples_to_seconds, seconds_to_samples
 
-INDEX_VERSION = 2
+INDEX_VERSION = 3
 """Part of the cache key: to be raised when what the columns mean changes."""
 ROWS_PER_REPORT = 256
 IN_MEMORY_BYTES = 1 << 20
@@ -40,6 +39,7 @@ IN_MEMORY_BYTES = 1 << 20
 
 COLUMNS = np.dtype(
     [
+        ("file", np.int32),
         ("line", np.int32),
         ("offset", np.int64),
         ("num_bytes", np.int32),
@@ -47,12 +47,14 @@ COLUMNS = np.dtype(
         ("num_samples", np.int64),
         ("longest_clip", np.int32),
         ("num_tokens", np.int32),
+        ("num_spare", np.int32),
         ("num_audio_tokens", np.int32),
         ("num_supervised", np.int32),
     ]
 )
-"""Per row: its place in the manifest; all samples of its clips and those of the longest, at 16 kHz; its tokens, audio
-placeholders included, and these alone; its supervised tokens."""
+"""Per row: its place in the files; all samples of its clips and those of the longest, at 16 kHz; its tokens in its
+longest wording, audio placeholders included; by how many its shortest wording is shorter; its audio placeholders alone;
+its supervised tokens."""
 
 TOO_MANY_TOKENS = "more tokens than max_conversation_tokens"
 CLIP_TOO_LONG = "a clip longer than max_clip_s"
@@ -82,11 +84,12 @@ class Limits(NamedTuple):
 
 
 class Drop(NamedTuple):
-    """A row that training does not see: number of its line, kind of reason, the whole reason."""
+    """A row that training does not see: number of its line, kind of reason, the whole reason, number of its file."""
 
     line: int
     reason: str
     text: str
+    file: int = 0
 
 
 class SourceIndex:
@@ -100,7 +103,7 @@ class SourceIndex:
         limits: rows beyond them are not usable.
     """
 
-    def __init__(self, source: JsonLinesSource, stem: Path, limits: Limits) -> None:
+    def __init__(self, source: Source, stem: Path, limits: Limits) -> None:
         self.source = source
         self.stem = stem
         self.limits = limits
@@ -111,7 +114,7 @@ class SourceIndex:
         self._clip_too_long = self._columns["longest_clip"] > seconds_to_samples(limits.max_clip_s)
         self._usable = np.flatnonzero(~(self._too_many_tokens | self._clip_too_long))
 
-    def __reduce__(self) -> tuple[type[SourceIndex], tuple[JsonLinesSource, Path, Limits]]:
+    def __reduce__(self) -> tuple[type[SourceIndex], tuple[Source, Path, Limits]]:
         return SourceIndex, (self.source, self.stem, self.limits)
 
     def __len__(self) -> int:
@@ -129,8 +132,13 @@ class SourceIndex:
 
     @cached_property
     def num_tokens(self) -> NDArray[np.int32]:
-        """Tokens of each usable row, audio placeholders included."""
+        """Tokens of each usable row in its longest wording, audio placeholders included."""
         return np.asarray(self._columns["num_tokens"][self._usable])
+
+    def may_have(self, row: int, num_tokens: int) -> bool:
+        """Whether a usable row can have so many tokens in one of its wordings."""
+        columns = self._columns[self._usable[row]]
+        return bool(columns["num_tokens"] - columns["num_spare"] <= num_tokens <= columns["num_tokens"])
 
     @cached_property
     def num_audio_tokens(self) -> NDArray[np.int32]:
@@ -171,29 +179,33 @@ class SourceIndex:
         long_rows = [
             self._describe_long(i) for i in np.flatnonzero(self._too_many_tokens | self._clip_too_long).tolist()
         ]
-        return sorted([*self.bad_rows, *long_rows])
+        return sorted([*self.bad_rows, *long_rows], key=lambda drop: (drop.file, drop.line))
 
     def where(self, row: int) -> str:
         """How errors name a usable row."""
-        return self.source.where(int(self._columns["line"][self._usable[row]]))
+        columns = self._columns[self._usable[row]]
+        return self.source.where(int(columns["line"]), int(columns["file"]))
 
-    def read(self, row: int) -> Conversation:
+    def read(self, row: int, key: int = 0) -> Conversation:
         """The conversation of a usable row, from its place in the file.
+
+        Args:
+            key: chooses among the wordings of the row.
 
         Raises:
             DataError: the manifest was changed since it was indexed and there is no conversation at that place now.
         """
         columns = self._columns[self._usable[row]]
-        return self.source.read(int(columns["line"]), int(columns["offset"]), int(columns["num_bytes"]))
+        line, offset, num_bytes, file = (int(columns[name]) for name in ("line", "offset", "num_bytes", "file"))
+        return self.source.read(line, offset, num_bytes, file, key)
 
     def _describe_long(self, i: int) -> Drop:
         columns = self._columns[i]
-        line = int(columns["line"])
-        found = beyond_limits(
-            int(columns["num_tokens"]), int(columns["longest_clip"]), self.limits, self.source.where(line)
-        )
+        line, file = int(columns["line"]), int(columns["file"])
+        lengths = int(columns["num_tokens"]), int(columns["longest_clip"])
+        found = beyond_limits(*lengths, self.limits, self.source.where(line, file))
         assert found is not None
-        return Drop(line, *found)
+        return Drop(line, *found, file)
 
 
 def beyond_limits(num_tokens: int, longest_clip: int, limits: Limits, where: str) -> tuple[str, str] | None:
@@ -214,7 +226,7 @@ def beyond_limits(num_tokens: int, longest_clip: int, limits: Limits, where: str
 
 
 def open_index(
-    source: JsonLinesSource,
+    source: Source,
     renderer: Renderer,
     geometry: Geometry,
     limits: Limits,
@@ -239,17 +251,17 @@ def open_index(
         _store(stem, columns, bad_rows)
     index = SourceIndex(source, stem, limits)
     if not index.num_rows:
-        raise DataError(describe(str(source.path), "0 rows", "a manifest has at least 1", "Fill it, or remove it"))
+        raise DataError(describe(source.config.path, "0 rows", "a manifest has at least 1", "Fill it, or remove it"))
     if index.bad_rows and on_bad_row == "stop":
         raise DataError(describe_many([bad.text for bad in index.bad_rows]))
     return index
 
 
 def fingerprint_sources(indexes: Mapping[str, SourceIndex]) -> dict[str, dict[str, Any]]:
-    """What a run was trained on, for its folder: per source the file, its SHA-256, and what was used and dropped."""
+    """What a run was trained on, for its folder: per source path and fingerprint, and what was used and dropped."""
     return {
         name: {
-            "path": str(index.source.path),
+            "path": index.source.config.path,
             "sha256": index.source.fingerprint,
             "rows": index.num_rows,
             "kept": len(index),
@@ -261,49 +273,76 @@ def fingerprint_sources(indexes: Mapping[str, SourceIndex]) -> dict[str, dict[st
 
 
 def _scan(
-    source: JsonLinesSource, renderer: Renderer, geometry: Geometry, report: Report | None
+    source: Source, renderer: Renderer, geometry: Geometry, report: Report | None
 ) -> tuple[NDArray[Any], list[Drop]]:
-    total = source.path.stat().st_size
+    ends = np.cumsum([0, *source.store.sizes]).tolist()
+    measure = Ruler(source, renderer, geometry)
     rows: list[tuple[int, ...]] = []
     bad_rows: list[Drop] = []
     for raw in source.scan():
         try:
-            rows.append(measure_row(raw, source, renderer, geometry))
+            rows.append(measure(raw))
         except VoiceTextBlenderError as error:
-            bad_rows.append(Drop(raw.line, reason_of(error), str(error)))
+            bad_rows.append(Drop(raw.line, reason_of(error), str(error), raw.file))
         if report is not None and (len(rows) + len(bad_rows)) % ROWS_PER_REPORT == 0:
-            report(raw.offset, total)
+            report(ends[raw.file] + raw.offset, ends[-1])
     if report is not None:
-        report(total, total)
+        report(ends[-1], ends[-1])
     return np.array(rows, dtype=COLUMNS), bad_rows
 
 
-def measure_row(raw: RawRow, source: JsonLinesSource, renderer: Renderer, geometry: Geometry) -> tuple[int, ...]:
-    """One row of the index."""
-    where = source.where(raw.line)
-    conversation = source.parse(raw)
-    num_samples = [
-        count_samples(clip, geometry, f"{where} turn {number}")
-        for number, turn in enumerate(conversation.turns, start=1)
-        for clip in turn.clips
-    ]
-    num_audio_tokens = [geometry.num_audio_tokens(count) for count in num_samples]
-    rendered = renderer.render(conversation, num_audio_tokens, require_supervision=True, where=where)
-    num_supervised = int(rendered.supervision_mask.sum())
-    place = (raw.line, raw.offset, len(raw.content))
-    lengths = (len(num_samples), sum(num_samples), max(num_samples, default=0))
-    return (*place, *lengths, len(rendered.token_ids), sum(num_audio_tokens), num_supervised)
+class Ruler:
+    """Makes the rows of an index. Wordings are rendered once for all rows that are asked in the same words."""
+
+    def __init__(self, source: Source, renderer: Renderer, geometry: Geometry) -> None:
+        self.source = source
+        self.renderer = renderer
+        self.geometry = geometry
+        self._spreads: dict[tuple[Any, ...], tuple[int, int]] = {}
+
+    def __call__(self, raw: RawRow) -> tuple[int, ...]:
+        """One row of the index."""
+        where = self.source.where(raw.line, raw.file)
+        wordings = self.source.wordings(raw)
+        num_samples = [
+            measure_clip(clip, self.geometry, f"{where} turn {number}")
+            for number, turn in enumerate(wordings[0].turns, start=1)
+            for clip in turn.clips
+        ]
+        num_audio_tokens = [self.geometry.num_audio_tokens(count) for count in num_samples]
+        rendered = self.renderer.render(wordings[0], num_audio_tokens, require_supervision=True, where=where)
+        below, above = self._spread(wordings, num_audio_tokens, len(rendered.token_ids), where)
+        num_tokens = (len(rendered.token_ids) + above, below + above, sum(num_audio_tokens))
+        num_supervised = int(rendered.supervision_mask.sum())
+        place = (raw.file, raw.line, raw.offset, len(raw.content))
+        return (*place, len(num_samples), sum(num_samples), max(num_samples, default=0), *num_tokens, num_supervised)
+
+    def _spread(
+        self, wordings: tuple[Conversation, ...], num_audio_tokens: list[int], length: int, where: str
+    ) -> tuple[int, int]:
+        """By how many tokens the shortest and the longest wording differ from the first, which has `length`."""
+        if len(wordings) == 1:
+            return 0, 0
+        asked = tuple(_words_of_prompt(one) for one in wordings)
+        if asked not in self._spreads:
+            renders = (self.renderer.render(one, num_audio_tokens, where=where) for one in wordings)
+            lengths = [len(rendered.token_ids) for rendered in renders]
+            self._spreads[asked] = length - min(lengths), max(lengths) - length
+        return self._spreads[asked]
 
 
-def count_samples(clip: AudioPart, geometry: Geometry, where: str) -> int:
+def _words_of_prompt(conversation: Conversation) -> tuple[Any, ...]:
+    """All but the answers and the clips: what tells apart the wordings of a row."""
+    return tuple(
+        (turn.role, *(part.text if isinstance(part, TextPart) else None for part in turn.parts))
+        for turn in conversation.turns
+        if turn.role != "assistant"
+    )
+
+
+def measure_clip(clip: AudioPart, geometry: Geometry, where: str) -> int:
     """Samples of a clip at 16 kHz; the file is opened only if its duration is not given."""
-    if clip.waveform is not None:
-        num_samples = len(clip.waveform)
-    else:
-        assert clip.path is not None
-        if clip.duration_s is not None and not os.path.isfile(clip.path):
-            read_audio_info(clip.path, where=where)  # raises: a missing file is found now, not in mid-training
-        num_samples = count_clip_samples(clip.path, start_s=clip.start_s, duration_s=clip.duration_s, where=where)
+    num_samples = count_samples(clip, where)
     if num_samples < HOP_LENGTH or geometry.num_audio_tokens(num_samples) < 1:
         found = f"audio '{clip.path}' is {num_samples} samples long"
         expected = f"one audio frame takes {HOP_LENGTH} samples (10 ms)"
@@ -318,9 +357,8 @@ def reason_of(error: VoiceTextBlenderError) -> str:
     return NOT_RENDERED if isinstance(error, ChatTemplateError) else NO_CONVERSATION
 
 
-def _cache_key(source: JsonLinesSource, renderer: Renderer, geometry: Geometry) -> str:
-    # The path counts too: relative audio paths start from the manifest's folder.
-    parts = (INDEX_VERSION, str(source.path.resolve()), source.fingerprint, renderer.fingerprint, geometry.fingerprint)
+def _cache_key(source: Source, renderer: Renderer, geometry: Geometry) -> str:
+    parts = (INDEX_VERSION, source.identity, source.fingerprint, renderer.fingerprint, geometry.fingerprint)
     return f"index-{hashlib.sha256(repr(parts).encode()).hexdigest()[:32]}"
 
 
@@ -329,7 +367,7 @@ def _is_reusable(stem: Path) -> bool:
     if not _summary_path(stem).is_file():
         return False
     bad_rows = json.loads(_summary_path(stem).read_bytes())["bad_rows"]
-    return not any(reason == NO_AUDIO for _, reason, _ in bad_rows)
+    return not any(reason == NO_AUDIO for _, reason, *_ in bad_rows)
 
 
 def _store(stem: Path, columns: NDArray[Any], bad_rows: list[Drop]) -> None:

@@ -21,7 +21,8 @@ from voicetextblender.chat.render import Rendered, Renderer
 from voicetextblender.data.blend import Blend
 from voicetextblender.data.index import Geometry, Limits, SourceIndex, open_index
 from voicetextblender.data.plan import Draw, Microbatch, Plan, PlanConfig
-from voicetextblender.data.sources import SourceConfig, open_source
+from voicetextblender.data.readers.config import SourceConfig
+from voicetextblender.data.sources import open_source
 from voicetextblender.errors import DataError, VoiceTextBlenderError, describe
 from voicetextblender.files import derive_seed
 from voicetextblender.progress import Report
@@ -37,7 +38,7 @@ class DataConfig(PlanConfig):
         sources: what is blended.
         num_workers: processes that read and decode; 0 does it in the training process.
         on_bad_row: "stop" refuses a manifest with rows that cannot be used; "skip" drops and counts them.
-        cache_dir: folder of the stored indexes, relative to the working directory.
+        cache_dir: folder of the stored indexes and of what readers keep, relative to the working directory.
     """
 
     sources: tuple[SourceConfig, ...] = Field(min_length=1)
@@ -112,7 +113,7 @@ class Loader:
 
     def _make_batch(self, rows: Microbatch) -> Batch:
         draws = list(chain.from_iterable(rows))
-        conversations = [self.indexes[draw.source].read(draw.row) for draw in draws]
+        conversations = [self.indexes[draw.source].read(draw.row, self._wording_key(draw)) for draw in draws]
         waveforms = [self._read_clips(*pair) for pair in zip(draws, conversations, strict=True)]
         rendered = [self._render(*triple) for triple in zip(draws, conversations, waveforms, strict=True)]
         keys = [self._clip_keys(draw, len(clips)) for draw, clips in zip(draws, waveforms, strict=True)]
@@ -128,11 +129,15 @@ class Loader:
         where = index.where(draw.row)
         num_audio_tokens = [self.geometry.num_audio_tokens(len(waveform)) for waveform in waveforms]
         rendered = self.renderer.render(conversation, num_audio_tokens, where=where)
-        if len(rendered.token_ids) != index.num_tokens[draw.row]:
+        if not index.may_have(draw.row, len(rendered.token_ids)):
             found, expected = f"{len(rendered.token_ids)} tokens", f"the index says {index.num_tokens[draw.row]}"
             fix = f"The manifest or its audio was changed meanwhile: start again, or remove '{index.stem.parent}'"
             raise DataError(describe(where, found, expected, fix))
         return rendered
+
+    def _wording_key(self, draw: Draw) -> int:
+        """Chooses the words in which this row is asked in this epoch."""
+        return derive_seed(self.seed, "wording", self.indexes[draw.source].name, draw.epoch, draw.row)
 
     def _clip_keys(self, draw: Draw, num_clips: int) -> list[int]:
         """One key of randomness per clip: the same whenever this row comes in this epoch."""
@@ -170,8 +175,9 @@ def open_indexes(
     """The index of every source that has a weight, in the order of the recipe."""
     limits = Limits(config.max_conversation_tokens, config.max_clip_s)
     indexes = []
-    for source in (open_source(source) for source in config.sources if source.weight > 0):
-        arguments = (source, renderer, geometry, limits, Path(config.cache_dir))
+    cache_dir = Path(config.cache_dir)
+    for source in (open_source(source, cache_dir) for source in config.sources if source.weight > 0):
+        arguments = (source, renderer, geometry, limits, cache_dir)
         if show_progress is None:
             indexes.append(open_index(*arguments, on_bad_row=config.on_bad_row))
             continue

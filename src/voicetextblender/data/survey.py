@@ -11,22 +11,23 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from voicetextblender.audio.lengths import num_audio_tokens
+from voicetextblender.chat.clips import count_samples
 from voicetextblender.chat.conversation import AudioPart, Conversation, Turn
-from voicetextblender.data.index import Geometry, SourceIndex, count_samples
-from voicetextblender.data.sources import SourceConfig, open_source
+from voicetextblender.data.index import SourceIndex
+from voicetextblender.data.readers.config import SourceConfig
+from voicetextblender.data.sources import CACHE_DIR, open_source
 from voicetextblender.errors import VoiceTextBlenderError
 from voicetextblender.progress import Report
 
 ROWS_PER_TASK = 2048
 NO_LANGUAGE = "-"
 """The language of rows that name none."""
-_ANY_GEOMETRY = Geometry(num_audio_tokens, "any")
 
 Hashes = NDArray[np.uint64]
 
@@ -91,20 +92,20 @@ def survey_indexes(
     return tuple(map(_join, parts))
 
 
-def survey_source(config: SourceConfig, max_rows: int | None = None) -> Survey:
+def survey_source(config: SourceConfig, max_rows: int | None = None, cache_dir: Path = CACHE_DIR) -> Survey:
     """The rows of a source without an index, from the first on; those that cannot be read are counted.
 
     Raises:
         DataError: no such source.
     """
-    source = open_source(config)
+    source = open_source(config, cache_dir)
     num_unread = 0
 
     def conversations() -> Iterator[tuple[str, Conversation]]:
         nonlocal num_unread
         for raw in islice(source.scan(), max_rows):
             try:
-                yield source.where(raw.line), source.parse(raw)
+                yield source.where(raw.line, raw.file), source.parse(raw)
             except VoiceTextBlenderError:
                 num_unread += 1
 
@@ -158,7 +159,7 @@ def _survey(conversations: Iterable[tuple[str, Conversation]], measure_clips: bo
         num_clips.append(len(clips))
         clip_hashes += map(_hash, clips)
         if measure_clips:
-            clip_samples += [count_samples(clip, _ANY_GEOMETRY, where) for clip in conversation.clips]
+            clip_samples += [count_samples(clip, where) for clip in conversation.clips]
     return Survey(
         task=np.array(tasks, str),
         language=np.array(languages, str),
@@ -181,9 +182,10 @@ def _words(turn: Turn) -> str:
 
 
 def _clip_name(clip: AudioPart) -> str:
-    """Which clip it is, told by its place and not by its samples."""
-    if clip.path is None:
-        return "" if clip.waveform is None else hashlib.sha256(clip.waveform.tobytes()).hexdigest()
+    """Which clip it is: told by its place, or by its content where that is in memory."""
+    content = clip.waveform.tobytes() if clip.waveform is not None else clip.encoded
+    if content is not None or clip.path is None:
+        return f"{hashlib.sha256(content or b'').hexdigest()} {clip.start_s} {clip.duration_s}"
     return repr(replace(clip, path=os.path.abspath(clip.path), transcript=None))
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from voicetextblender.audio.waveform import read_audio_info
+from voicetextblender.chat.clips import stored_audio
 from voicetextblender.chat.conversation import (
     AudioPart,
     Conversation,
@@ -16,7 +17,8 @@ from voicetextblender.chat.conversation import (
     Turn,
     conversation_to_row,
 )
-from voicetextblender.data.sources import JsonLinesSource, SourceConfig
+from voicetextblender.data.readers.config import SourceConfig
+from voicetextblender.data.sources import open_source
 from voicetextblender.errors import DataError, RecipeError, VoiceTextBlenderError, describe, describe_many
 from voicetextblender.evaluate.config import EvaluateConfig, RowConfig
 from voicetextblender.evaluate.predictions import ColumnResult, Prediction, RowCounts, RowResult, load_row, save_row
@@ -85,7 +87,7 @@ def read_conversations(row: str, config: RowConfig) -> tuple[list[Conversation],
     Raises:
         DataError: the manifest is missing or empty, a line cannot be parsed or asks for no reply, an id comes twice.
     """
-    source = JsonLinesSource(SourceConfig(name=row, path=str(config.manifest)))
+    source = open_source(SourceConfig(name=row, path=str(config.manifest)))
     lines = list(source.scan())
     used = lines[: config.max_items]
     found: dict[str, Conversation] = {}
@@ -197,7 +199,7 @@ def _length(conversation: Conversation) -> tuple[float, int]:
 def _clip_duration_s(clip: AudioPart) -> float:
     if clip.duration_s is not None or clip.path is None:
         return clip.duration_s or 0.0
-    return read_audio_info(clip.path).duration_s - clip.start_s
+    return read_audio_info(stored_audio(clip)).duration_s - clip.start_s
 
 
 def _row_key(config: EvaluateConfig, name: str, conversations: Sequence[Conversation], model_fingerprint: str) -> str:

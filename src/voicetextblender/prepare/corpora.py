@@ -14,7 +14,8 @@ from typing import Any, Literal
 
 from voicetextblender.audio.lengths import HOP_LENGTH
 from voicetextblender.audio.waveform import check_clip_length, count_clip_samples
-from voicetextblender.chat.conversation import AudioPart, Conversation, Part, TextPart, Turn, conversation_to_row
+from voicetextblender.chat.conversation import AudioPart, Conversation, TextPart, Turn, conversation_to_row
+from voicetextblender.chat.slots import fill_slots
 from voicetextblender.errors import AudioError, DataError, describe, describe_many
 from voicetextblender.files import derive_seed, write_atomically
 from voicetextblender.units import samples_to_seconds
@@ -22,9 +23,6 @@ from voicetextblender.units import samples_to_seconds
 Split = Literal["train", "dev", "test"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 NEEDED_KEYS = ("id", "audio", "text", "lang", "speaker", "split")
-
-CLIP_SLOT = "{clip}"
-"""Where a clip stands in a prompt."""
 
 TRANSCRIPTION_PROMPTS: Mapping[str, tuple[str, ...]] = {
     "en": (
@@ -163,16 +161,6 @@ def transcription_conversation(recording: Recording, seed: int) -> Conversation:
         language=recording.language,
         metadata={"speaker": recording.speaker},
     )
-
-
-def fill_slots(prompt: str, clips: Sequence[AudioPart]) -> tuple[Part, ...]:
-    """The parts of a turn: the text of `prompt` with a clip for each `{clip}`."""
-    texts = prompt.split(CLIP_SLOT)
-    assert len(texts) == len(clips) + 1, "one clip per slot"
-    parts: list[Part] = [TextPart(texts[0])]
-    for clip, text in zip(clips, texts[1:], strict=True):
-        parts += [clip, TextPart(text)]
-    return tuple(part for part in parts if not isinstance(part, TextPart) or part.text)
 
 
 def read_recordings(folder: Path, max_clip_s: float = 40.0) -> tuple[list[Recording], list[Drop]]:

@@ -11,17 +11,10 @@ from random import Random
 from typing import NamedTuple
 
 from voicetextblender.chat.conversation import Conversation, TextPart, Turn
+from voicetextblender.chat.slots import CLIP_SLOT, fill_slots
 from voicetextblender.errors import DataError, describe
 from voicetextblender.files import derive_seed
-from voicetextblender.prepare.corpora import (
-    CLIP_SLOT,
-    PrepareSummary,
-    Recording,
-    Split,
-    fill_slots,
-    read_recordings,
-    write_manifests,
-)
+from voicetextblender.prepare.corpora import PrepareSummary, Recording, Split, read_recordings, write_manifests
 
 # fmt: off
 ENGLISH_NUMBERS = (

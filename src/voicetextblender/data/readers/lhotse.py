@@ -1,0 +1,134 @@
+"""Lhotse cuts, with their recordings in files or in the tars of a Shar folder. Lhotse itself is not needed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from voicetextblender.chat.conversation import AudioPart, Conversation
+from voicetextblender.chat.fields import refusal, show, take_seconds, take_text
+from voicetextblender.data.readers.columns import ColumnsParser
+from voicetextblender.data.readers.config import SourceConfig
+from voicetextblender.data.readers.folder import AUDIO_SUFFIXES
+from voicetextblender.data.readers.lines import JsonRows
+from voicetextblender.data.readers.source import Item, Source
+from voicetextblender.data.readers.spoken import Wordings
+from voicetextblender.data.readers.talk import need_object
+from voicetextblender.data.readers.tar import Tars
+from voicetextblender.data.readers.values import USUAL_NAMES
+from voicetextblender.errors import DataError, describe
+
+TOLERANCE_S = 0.1
+"""How far a supervision may reach out of its cut."""
+_FROM_CUSTOM = ("translation", "question", "answer", "target_language")
+
+
+def open_lhotse(config: SourceConfig, cache_dir: Path) -> Source:
+    """Cuts of the kind lhotse: `cuts.jsonl` or `cuts.jsonl.gz`."""
+    store = JsonRows(config.path, config.name, cache_dir, folder=config.audio_folder or ".")
+    wordings = Wordings(config.prompts)
+    return Source(config, store, CutParser(ColumnsParser(config, wordings)), wordings.fingerprint)
+
+
+def open_shar(config: SourceConfig, cache_dir: Path) -> Source:
+    """Cuts of the kind lhotse_shar: a folder of `cuts.000000.jsonl.gz`, ... and `recording.000000.tar`, ..."""
+    folder = Path(config.path)
+    num_cuts, num_tars = len(list(folder.glob("cuts.*.jsonl*"))), len(list(folder.glob("recording.*.tar")))
+    if not num_cuts or num_cuts != num_tars:
+        found = f"'{folder}' has {num_cuts} files cuts.*.jsonl.gz and {num_tars} files recording.*.tar"
+        expected, fix = "a Shar folder has as many of both", "Correct the path, or export with fields recording"
+        raise DataError(describe(f"source '{config.name}'", found, expected, fix))
+    store = JsonRows(f"{folder}/cuts.*.jsonl*", config.name, cache_dir)
+    tars = Tars(f"{folder}/recording.*.tar", config.name, cache_dir)
+    wordings = Wordings(config.prompts)
+    parser = CutParser(ColumnsParser(config, wordings, InShar(tars)))
+    return Source(config, store, parser, wordings.fingerprint + tars.fingerprint)
+
+
+@dataclass(frozen=True)
+class InShar:
+    """Finds the recording of a cut in the tar of its shard, under the cut's id."""
+
+    tars: Tars
+
+    def __call__(self, path: str, item: Item) -> AudioPart:
+        return self.tars.find(item.file, tuple(f"{path}{suffix}" for suffix in AUDIO_SUFFIXES), item.where)
+
+
+@dataclass(frozen=True)
+class CutParser:
+    """Makes conversations of cuts of one channel; what a question, answer or translation needs stands in `custom`.
+
+    Args:
+        columns: parser of the row that a cut becomes; with its `locate`, recordings are those of a Shar folder.
+    """
+
+    columns: ColumnsParser
+
+    def __call__(self, item: Item) -> tuple[Conversation, ...]:
+        cut = need_object(item.value, item.where)
+        if cut.get("type") != "MonoCut" or not isinstance(cut.get("recording"), Mapping):
+            found = f"a {cut.get('type')} {'with' if 'recording' in cut else 'without'} a recording"
+            fix = "Export it as one recording (cuts.save_audios), or remove it"
+            raise refusal(item.where, found, "a MonoCut with a recording is needed", fix)
+        recording, said = cut["recording"], _supervisions(cut, item.where)
+        custom: dict[str, Any] = {}
+        for one in (*said, cut):
+            custom |= need_object(one.get("custom") or {}, item.where)
+        row: dict[str, Any] = {
+            "id": cut.get("id"),
+            "audio": self._path(recording, cut, item.where),
+            "start": cut.get("start"),
+            "duration": cut.get("duration"),
+            "lang": next((one["language"] for one in said if one.get("language")), None),
+        }
+        for column in _FROM_CUSTOM:
+            row |= {name: custom[name] for name in USUAL_NAMES[column] if name in custom}
+        if not any(row.get(name) for name in USUAL_NAMES["answer"]):
+            _check_span(said, cut, item.where)
+        row["text"] = " ".join(take_text(one, "text", item.where) for one in said if one.get("text")) or None
+        return self.columns(item._replace(value=row))
+
+    def _path(self, recording: Mapping[str, Any], cut: Mapping[str, Any], where: str) -> Any:
+        fix = "Export the cuts anew with their audio (cuts.save_audios)"
+        if recording.get("transforms"):
+            found = f"the recording has transforms, {show(recording['transforms'])}"
+            raise refusal(where, found, "recordings are read as they lie in their files", fix)
+        if recording.get("channel_ids") not in (None, [0]):
+            channels = show(recording["channel_ids"])
+            found = f"the recording has the channels {channels}, the cut is of {show(cut.get('channel'))}"
+            raise refusal(where, found, "a recording has one channel", fix)
+        if self.columns.locate is not None:
+            return cut.get("id")
+        match recording.get("sources"):
+            case [{"type": "file" | "url", "source": str(path)}]:
+                return path
+            case sources:
+                expected = "one of the type 'file' or 'url' is needed"
+                raise refusal(where, f"the sources are {show(sources)}", expected, fix)
+
+
+def _supervisions(cut: Mapping[str, Any], where: str) -> list[Mapping[str, Any]]:
+    """What is said in a cut, in order of time."""
+    said = cut.get("supervisions") or []
+    if not isinstance(said, list):
+        raise refusal(where, f"the supervisions are {show(said)}", "a list is expected", "Mend the cut")
+    return sorted((need_object(one, where) for one in said), key=lambda one: _seconds(one, "start", where))
+
+
+def _seconds(values: Mapping[str, Any], key: str, where: str) -> float:
+    return take_seconds(values, key, where, lambda number: True, "of either sign") or 0.0
+
+
+def _check_span(said: list[Mapping[str, Any]], cut: Mapping[str, Any], where: str) -> None:
+    """Refuse a cut that was made shorter than what its supervisions say."""
+    length_s = _seconds(cut, "duration", where)
+    for one in said:
+        start_s = _seconds(one, "start", where)
+        stop_s = start_s + _seconds(one, "duration", where)
+        if start_s < -TOLERANCE_S or stop_s > length_s + TOLERANCE_S:
+            found = f"a supervision goes from {start_s:.2f} s to {stop_s:.2f} s of a cut of {length_s:.2f} s"
+            fix = "Cut along the supervisions (cuts.trim_to_supervisions)"
+            raise refusal(where, found, "all that is said must be heard", fix)

@@ -1,0 +1,123 @@
+"""Rows in JSON: one a line, or the items of one list."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from voicetextblender.audio.storage import parent_folder
+from voicetextblender.data.readers.files import find_files, fingerprint_files, local_copy
+from voicetextblender.data.readers.source import Item, RawRow
+from voicetextblender.errors import DataError, describe
+
+_TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{},]', re.DOTALL)
+"""Strings as a whole, so that brackets and commas inside them do not count."""
+
+
+class JsonRows:
+    """Manifests of one JSON value per line (blank lines are no rows) or of one list of values.
+
+    Args:
+        pattern: the files (`expand_paths`).
+        source: its name, for errors.
+        cache_dir: folder for copies of files that cannot be read by offset.
+        may_be_list: whether a file that begins with `[` is one list; if not, every line is a row.
+        folder: what relative audio paths start from; the folder of each file when None.
+
+    Raises:
+        DataError: a file does not exist.
+    """
+
+    def __init__(
+        self, pattern: str, source: str, cache_dir: Path, *, may_be_list: bool = True, folder: str | None = None
+    ) -> None:
+        self.paths = find_files(pattern, source)
+        self._local = tuple(local_copy(path, cache_dir) for path in self.paths)
+        self._is_list = tuple(may_be_list and _begins_list(path) for path in self._local)
+        self._folder = folder
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return tuple(path.stat().st_size for path in self._local)
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint_files(self._local)
+
+    def where(self, line: int, file: int = 0) -> str:
+        return f"{self.paths[file]} item {line}" if self._is_list[file] else f"{self.paths[file]}:{line}"
+
+    def scan(self) -> Iterator[RawRow]:
+        for number, path in enumerate(self._local):
+            rows = _scan_list(path, self.paths[number]) if self._is_list[number] else _scan_lines(path)
+            for row in rows:
+                yield row._replace(file=number)
+
+    def fetch(self, line: int, offset: int, num_bytes: int, file: int) -> RawRow:
+        # Opened anew each time: an open file shared by forked workers would share its position too.
+        with self._local[file].open("rb") as opened:
+            opened.seek(offset)
+            return RawRow(line, offset, opened.read(num_bytes), file)
+
+    def decode(self, row: RawRow) -> Item:
+        path, where = self.paths[row.file], self.where(row.line, row.file)
+        folder = parent_folder(path) if self._folder is None else self._folder
+        unit = "item" if self._is_list[row.file] else "line"
+        return Item(_load(row.content, where, unit), where, folder, row_id(path, row.line, len(self.paths)), row.file)
+
+
+def row_id(path: str, line: int, num_files: int) -> str:
+    """A name for a row that has none."""
+    return f"{path if num_files > 1 else path.rpartition('/')[2]}:{line}"
+
+
+def _begins_list(path: Path) -> bool:
+    with path.open("rb") as file:
+        while piece := file.read(256):
+            if begin := piece.removeprefix(b"\xef\xbb\xbf").lstrip():
+                return begin.startswith(b"[")
+    return False
+
+
+def _scan_lines(path: Path) -> Iterator[RawRow]:
+    offset = 0
+    with path.open("rb") as file:
+        for line, content in enumerate(file, start=1):
+            if content.strip():
+                yield RawRow(line, offset, content)
+            offset += len(content)
+
+
+def _scan_list(path: Path, name: str) -> Iterator[RawRow]:
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        depth, begin, line = 0, 0, 0
+        for token in _TOKEN.finditer(content):
+            sign = content[token.start() : token.start() + 1]
+            depth += (sign in b"[{") - (sign in b"]}")
+            if depth == 1 and sign == b"[" and not begin:
+                begin = token.end()
+            elif (depth == 1 and sign == b",") or depth == 0:
+                line += 1
+                if line > 1 or depth or content[begin : token.start()].strip():
+                    yield RawRow(line, begin, content[begin : token.start()])
+                begin = token.end()
+            if depth == 0:
+                return
+    found = "the list is not closed"
+    raise DataError(describe(name, found, "a list ends with ']'", "Mend the file: it may have been cut off"))
+
+
+def _load(content: bytes, where: str, unit: str) -> Any:
+    expected, fix = f"every {unit} is one JSON object", f"Mend the {unit} or remove it"
+    try:
+        return json.loads(content.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise DataError(describe(where, f"no UTF-8 text at byte {error.start + 1}", expected, fix)) from None
+    except json.JSONDecodeError as error:
+        raise DataError(describe(where, f"no JSON at column {error.colno} ({error.msg})", expected, fix)) from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(describe(where, f"no usable JSON ({error})", expected, fix)) from None

@@ -1,0 +1,132 @@
+"""Tables in text: comma- or tab-separated values, as Common Voice, CoVoST or a spreadsheet write them."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from voicetextblender.audio.storage import parent_folder
+from voicetextblender.chat.fields import refusal
+from voicetextblender.data.readers.columns import ColumnsParser
+from voicetextblender.data.readers.config import SourceConfig
+from voicetextblender.data.readers.files import find_files, fingerprint_files, local_copy
+from voicetextblender.data.readers.lines import row_id
+from voicetextblender.data.readers.source import Item, RawRow, Source
+from voicetextblender.data.readers.spoken import Wordings
+
+QUOTING_DELIMITERS = ",;"
+"""In such tables quotes enclose values, line breaks too; in others (tabs, bars) quotes are letters."""
+
+
+def open_table(config: SourceConfig, cache_dir: Path) -> Source:
+    """Tables of the kind table."""
+    store = TableRows(config.path, config.name, cache_dir, config.delimiter, config.header, config.audio_folder)
+    wordings = Wordings(config.prompts)
+    return Source(config, store, ColumnsParser(config, wordings), wordings.fingerprint)
+
+
+class TableRows:
+    """Rows of delimited text, each a mapping from the names of its columns.
+
+    Args:
+        pattern: the files (`expand_paths`).
+        delimiter: comma, or tab for names in .tsv, when None.
+        has_header: whether the first line names the columns; "1", "2", ... if not.
+        folder: what relative audio paths start from; the folder of each file when None.
+
+    Raises:
+        DataError: a file does not exist, or its header is unusable.
+    """
+
+    def __init__(
+        self,
+        pattern: str,
+        source: str,
+        cache_dir: Path,
+        delimiter: str | None = None,
+        has_header: bool = True,
+        folder: str | None = None,
+    ) -> None:
+        self.paths = find_files(pattern, source)
+        self._local = tuple(local_copy(path, cache_dir) for path in self.paths)
+        is_tabbed = self.paths[0].removesuffix(".gz").endswith(".tsv")
+        self._delimiter = delimiter or ("\t" if is_tabbed else ",")
+        self._has_quotes = self._delimiter in QUOTING_DELIMITERS
+        self._has_header = has_header
+        self._folder = folder
+        self._names = tuple(self._read_names(file) for file in range(len(self.paths))) if has_header else ()
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return tuple(path.stat().st_size for path in self._local)
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint_files(self._local)
+
+    def where(self, line: int, file: int = 0) -> str:
+        return f"{self.paths[file]}:{line}"
+
+    def scan(self) -> Iterator[RawRow]:
+        for file in range(len(self.paths)):
+            rows = self._records(file)
+            if self._has_header:
+                next(rows)
+            yield from rows
+
+    def fetch(self, line: int, offset: int, num_bytes: int, file: int) -> RawRow:
+        with self._local[file].open("rb") as opened:
+            opened.seek(offset)
+            return RawRow(line, offset, opened.read(num_bytes), file)
+
+    def decode(self, row: RawRow) -> Item:
+        path, where = self.paths[row.file], self.where(row.line, row.file)
+        values = self._split(row.content, where)
+        names = self._names[row.file] if self._has_header else [str(number) for number in range(1, len(values) + 1)]
+        if len(values) != len(names):
+            found, expected = f"{len(values)} values", f"the header names {len(names)} columns"
+            raise refusal(where, found, expected, "Mend the line, or set delimiter")
+        folder = parent_folder(path) if self._folder is None else self._folder
+        return Item(
+            dict(zip(names, values, strict=True)), where, folder, row_id(path, row.line, len(self.paths)), row.file
+        )
+
+    def _records(self, file: int) -> Iterator[RawRow]:
+        """Every record, the header too; blank lines are none."""
+        offset, begun, pending, num_quotes = 0, 1, b"", 0
+        with self._local[file].open("rb") as opened:
+            for line, content in enumerate(opened, start=1):
+                if not pending:
+                    begun = line
+                pending += content
+                num_quotes += content.count(b'"') if self._has_quotes else 0
+                if num_quotes % 2 == 0:
+                    if pending.strip():
+                        yield RawRow(begun, offset, pending, file)
+                    offset, pending, num_quotes = offset + len(pending), b"", 0
+        if pending:
+            yield RawRow(begun, offset, pending, file)  # an open quote: refused when it is decoded
+
+    def _split(self, content: bytes, where: str) -> list[str]:
+        quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if self._has_quotes else csv.QUOTE_NONE
+        try:
+            text = io.StringIO(content.decode("utf-8-sig").rstrip("\r\n"), newline="")
+            return next(csv.reader(text, delimiter=self._delimiter, quoting=quoting, strict=True))
+        except (UnicodeDecodeError, csv.Error) as error:
+            expected, fix = "a line of a table in UTF-8 is needed", "Mend the line, or set delimiter"
+            raise refusal(where, f"no row of a table ({error})", expected, fix) from None
+
+    def _read_names(self, file: int) -> list[str]:
+        header = next(self._records(file), None)
+        where = self.paths[file]
+        if header is None:
+            raise refusal(where, "the table is empty", "its first line names the columns", "Fill it, or remove it")
+        names = self._split(header.content, where)
+        if len(set(names)) < len(names):
+            found = f"the header is {', '.join(names)}"
+            fix = "Rename columns, or set header: false where there is no header"
+            raise refusal(where, found, "each column has a name of its own", fix)
+        return names

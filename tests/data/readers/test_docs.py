@@ -1,0 +1,27 @@
+"""The sources that docs/data.md shows are sources, and every kind is shown."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import get_args
+
+import yaml
+
+from voicetextblender.data.readers.config import Kind, SourceConfig
+from voicetextblender.data.readers.values import USUAL_NAMES
+from voicetextblender.data.sources import _OPEN
+
+PAGE = (Path(__file__).parents[3] / "docs" / "data.md").read_text("utf-8")
+
+
+def test_every_kind_is_shown_and_read() -> None:
+    blocks = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+    shown = [SourceConfig.model_validate(source) for block in blocks for source in yaml.safe_load(block)]
+    assert {source.kind for source in shown} | {"jsonl"} == set(get_args(Kind)) == set(_OPEN)
+    assert all(f"`{kind}`" in PAGE for kind in get_args(Kind))
+
+
+def test_the_usual_names_are_those_of_the_code() -> None:
+    for names in USUAL_NAMES.values():
+        assert ", ".join(names) in PAGE

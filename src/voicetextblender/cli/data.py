@@ -52,7 +52,8 @@ def check(
     targets: Annotated[
         list[str],
         typer.Argument(
-            metavar="RECIPE|MANIFEST... [KEY=VALUE]...", help="A recipe, manifests, or both; and values to change."
+            metavar="RECIPE|MANIFEST|KEY=VALUE",
+            help="A recipe, manifests, or both; values of the recipe (without one, of the sources) to change.",
         ),
     ],
     decode: Annotated[bool, typer.Option("--decode", help="Decode every clip.")] = False,

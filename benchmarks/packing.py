@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from voicetextblender.audio.groups import group_by_length
 from voicetextblender.audio.lengths import HOP_LENGTH, SUBSAMPLING_FACTOR
 from voicetextblender.batch import Batch
 from voicetextblender.data.blend import Blend
@@ -33,7 +34,6 @@ from voicetextblender.data.loader import Loader, build_loader
 from voicetextblender.data.packing import ATTENTION_TOKENS
 from voicetextblender.data.plan import Draw, Microbatch, Plan, PlanConfig, RowLengths
 from voicetextblender.model.build import Composite, build_composite
-from voicetextblender.model.clips import group_by_length
 from voicetextblender.train.recipe import Recipe, load_recipe
 from voicetextblender.train.step import batch_losses
 

@@ -24,12 +24,15 @@ VERBS = (
     ("generate",),
     ("chat",),
     ("look",),
+    ("data", "check"),
+    ("data", "stats"),
+    ("data", "preview"),
     ("recipe", "show"),
     ("recipe", "list"),
 )
 
 
-@pytest.mark.parametrize("verb", [(), ("prepare",), ("recipe",), *VERBS])
+@pytest.mark.parametrize("verb", [(), ("prepare",), ("data",), ("recipe",), *VERBS])
 def test_every_help_shows_examples(verb: tuple[str, ...]) -> None:
     result = CliRunner().invoke(app, [*verb, "--help"])
     assert result.exit_code == 0
@@ -78,6 +81,7 @@ def test_recipe_list_names_the_shipped_ones() -> None:
         "mini",
         "mini-digits",
         "mini-frozen-llm",
+        "mini-readings",
         "mini-speech-only",
     ]
 

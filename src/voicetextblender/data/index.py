@@ -201,16 +201,28 @@ class SourceIndex:
 
     def _describe_long(self, i: int) -> Drop:
         columns = self._columns[i]
-        where = self.source.where(int(columns["line"]), int(columns["file"]))
-        if self._too_many_tokens[i]:
-            reason, found = TOO_MANY_TOKENS, f"{columns['num_tokens']} tokens"
-            expected = f"a conversation has at most {self.limits.max_conversation_tokens}"
-            fix = "Split it, or raise data.max_conversation_tokens"
-        else:
-            reason, found = CLIP_TOO_LONG, f"a clip of {samples_to_seconds(int(columns['longest_clip'])):.1f} s"
-            expected = f"a clip has at most {self.limits.max_clip_s:.1f} s"
-            fix = "Split it, or raise data.max_clip_s"
-        return Drop(int(columns["line"]), reason, describe(where, found, expected, fix), int(columns["file"]))
+        line, file = int(columns["line"]), int(columns["file"])
+        lengths = int(columns["num_tokens"]), int(columns["longest_clip"])
+        found = beyond_limits(*lengths, self.limits, self.source.where(line, file))
+        assert found is not None
+        return Drop(line, *found, file)
+
+
+def beyond_limits(num_tokens: int, longest_clip: int, limits: Limits, where: str) -> tuple[str, str] | None:
+    """Why a row is not usable though nothing is wrong with it, in short and in full; None if it is usable.
+
+    Args:
+        longest_clip: samples at 16 kHz.
+    """
+    if num_tokens > limits.max_conversation_tokens:
+        found, expected = f"{num_tokens} tokens", f"a conversation has at most {limits.max_conversation_tokens}"
+        fix = "Split it, or raise data.max_conversation_tokens"
+        return TOO_MANY_TOKENS, describe(where, found, expected, fix)
+    if longest_clip > seconds_to_samples(limits.max_clip_s):
+        found = f"a clip of {samples_to_seconds(longest_clip):.1f} s"
+        expected = f"a clip has at most {limits.max_clip_s:.1f} s"
+        return CLIP_TOO_LONG, describe(where, found, expected, "Split it, or raise data.max_clip_s")
+    return None
 
 
 def open_index(
@@ -264,14 +276,14 @@ def _scan(
     source: Source, renderer: Renderer, geometry: Geometry, report: Report | None
 ) -> tuple[NDArray[Any], list[Drop]]:
     ends = np.cumsum([0, *source.store.sizes]).tolist()
-    measure = _Ruler(source, renderer, geometry)
+    measure = Ruler(source, renderer, geometry)
     rows: list[tuple[int, ...]] = []
     bad_rows: list[Drop] = []
     for raw in source.scan():
         try:
             rows.append(measure(raw))
         except VoiceTextBlenderError as error:
-            bad_rows.append(Drop(raw.line, _reason(error), str(error), raw.file))
+            bad_rows.append(Drop(raw.line, reason_of(error), str(error), raw.file))
         if report is not None and (len(rows) + len(bad_rows)) % ROWS_PER_REPORT == 0:
             report(ends[raw.file] + raw.offset, ends[-1])
     if report is not None:
@@ -279,7 +291,7 @@ def _scan(
     return np.array(rows, dtype=COLUMNS), bad_rows
 
 
-class _Ruler:
+class Ruler:
     """Makes the rows of an index. Wordings are rendered once for all rows that are asked in the same words."""
 
     def __init__(self, source: Source, renderer: Renderer, geometry: Geometry) -> None:
@@ -293,7 +305,7 @@ class _Ruler:
         where = self.source.where(raw.line, raw.file)
         wordings = self.source.wordings(raw)
         num_samples = [
-            _count_samples(clip, self.geometry, f"{where} turn {number}")
+            measure_clip(clip, self.geometry, f"{where} turn {number}")
             for number, turn in enumerate(wordings[0].turns, start=1)
             for clip in turn.clips
         ]
@@ -328,7 +340,7 @@ def _words_of_prompt(conversation: Conversation) -> tuple[Any, ...]:
     )
 
 
-def _count_samples(clip: AudioPart, geometry: Geometry, where: str) -> int:
+def measure_clip(clip: AudioPart, geometry: Geometry, where: str) -> int:
     """Samples of a clip at 16 kHz; the file is opened only if its duration is not given."""
     num_samples = count_samples(clip, where)
     if num_samples < HOP_LENGTH or geometry.num_audio_tokens(num_samples) < 1:
@@ -338,7 +350,8 @@ def _count_samples(clip: AudioPart, geometry: Geometry, where: str) -> int:
     return num_samples
 
 
-def _reason(error: VoiceTextBlenderError) -> str:
+def reason_of(error: VoiceTextBlenderError) -> str:
+    """The short reason under which a row that was refused with `error` is counted."""
     if isinstance(error, AudioError):
         return NO_AUDIO
     return NOT_RENDERED if isinstance(error, ChatTemplateError) else NO_CONVERSATION

@@ -92,14 +92,20 @@ class Plan:
         only where it has too few conversations for that. A single rank never gets an empty one.
         """
         assert 0 <= rank < num_ranks
+        return self.ranks(step, num_ranks)[rank]
+
+    def ranks(self, step: int, num_ranks: int) -> list[tuple[Microbatch, ...]]:
+        """What `step` gives each rank."""
         draws = self.draws(step)
         lengths = [self.length(draw) for draw in draws]
         shares = share_evenly([conversation_cost(*length) for length in lengths], num_ranks)
         budget, alone = self.config.max_tokens_per_microbatch, not self.config.pack
         packed = [pack([lengths[i][0] for i in share], budget, alone=alone) for share in shares]
-        own = split(packed[rank], max(len(microbatches) for microbatches in packed))
-        share = shares[rank]
-        return tuple(tuple(tuple(draws[share[i]] for i in row) for row in rows) for rows in own)
+        most = max(map(len, packed))
+        return [
+            tuple(tuple(tuple(draws[share[i]] for i in row) for row in rows) for rows in split(microbatches, most))
+            for share, microbatches in zip(shares, packed, strict=True)
+        ]
 
     def draws(self, step: int) -> list[Draw]:
         """All conversations of a step in the order of the blend."""

@@ -2,40 +2,22 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import soundfile
-
-from voicetextblender.audio.waveform import read_waveform
+from voicetextblender.chat.conversation import AudioPart
 from voicetextblender.evaluate.config import Metric
 from voicetextblender.evaluate.predictions import Prediction
 from voicetextblender.evaluate.score import ERROR_RATES, METRIC_NAMES, score_item
 from voicetextblender.evaluate.table import COLUMN_NAMES, Table
-from voicetextblender.units import SAMPLING_RATE
+from voicetextblender.page.clips import ClipEmbedder, ShownPart
 
-MAX_CLIP_S = 20.0
-MAX_AUDIO_BYTES = 6_000_000
-"""Of all clips in one page, compressed."""
 PICKING_RULE = (
     "Picked by rule: the first item that the row's last column gets right and another column does not, "
     "the first that the last column does not get right, and the first that is left; "
     "of several turns, the last."
 )
-
-
-@dataclass(frozen=True)
-class ShownPart:
-    """A part of a shown turn: words, or a clip as a `data:` address (empty when it was left out)."""
-
-    text: str = ""
-    is_clip: bool = False
-    audio: str = ""
-    duration_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -59,14 +41,11 @@ class Example:
 
 
 class ExampleMaker:
-    """Makes examples and counts the bytes of the clips that it embeds.
-
-    The same clip is embedded each time it is shown; beyond `MAX_AUDIO_BYTES` clips are shown by their words alone.
-    """
+    """Makes examples for one page."""
 
     def __init__(self, table: Table) -> None:
         self.table = table
-        self.num_audio_bytes = 0
+        self.clips = ClipEmbedder()
 
     def make(self, row: str) -> list[Example]:
         """The examples of a row."""
@@ -92,21 +71,8 @@ class ExampleMaker:
         return tuple(self._show_clip(part) if part["type"] == "audio" else ShownPart(part["text"]) for part in content)
 
     def _show_clip(self, part: dict[str, Any]) -> ShownPart:
-        waveform = read_waveform(part["path"], start_s=part.get("start", 0.0), duration_s=part.get("duration"))
-        duration_s = len(waveform) / SAMPLING_RATE
-        words = part.get("transcript") or ""
-        if duration_s > MAX_CLIP_S or self.num_audio_bytes > MAX_AUDIO_BYTES:
-            return ShownPart(words, is_clip=True, duration_s=duration_s)
-        encoded = encode_clip(waveform)
-        self.num_audio_bytes += len(encoded)
-        return ShownPart(words, is_clip=True, audio=encoded, duration_s=duration_s)
-
-
-def encode_clip(waveform: np.ndarray) -> str:
-    """A waveform [samples] as an MP3 in a `data:` address: every browser plays it."""
-    buffer = io.BytesIO()
-    soundfile.write(buffer, np.clip(waveform, -1.0, 1.0), SAMPLING_RATE, format="MP3")
-    return "data:audio/mpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+        clip = AudioPart(part["path"], part.get("start", 0.0), part.get("duration"), part.get("transcript"))
+        return self.clips.show(clip)
 
 
 def _last_turns(items: Sequence[Prediction]) -> dict[tuple[str, int], Prediction]:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from voicetextblender.evaluate.examples import PICKING_RULE, ExampleMaker
-from voicetextblender.evaluate.plots import Point, colour_of, plot_gain_against_retention, plot_losses, plot_row
+from voicetextblender.evaluate.plots import Point, plot_gain_against_retention, plot_losses, plot_row
 from voicetextblender.evaluate.runs import RunLog, read_drops, read_environment, read_losses, read_recipe
 from voicetextblender.evaluate.score import ERROR_RATES, METRIC_NAMES, Interval, signature
 from voicetextblender.evaluate.table import (
@@ -25,6 +23,8 @@ from voicetextblender.evaluate.table import (
     mean_speech_score,
     speech_rows_in_common,
 )
+from voicetextblender.page.drawing import colour_of
+from voicetextblender.page.render import render_page
 
 _FOCUS = "joint"
 _COLOUR_RANGE = 20.0
@@ -43,14 +43,12 @@ class Card:
 
 def render_html(table: Table, runs: Sequence[RunLog], title: str, bootstrap: str) -> str:
     """The page as text."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    folder = files("voicetextblender.evaluate")
-    template = environment.from_string(folder.joinpath("report.html.jinja").read_text("utf-8"))
     maker = ExampleMaker(table)
     focus = _FOCUS if _FOCUS in table.columns else table.columns[-1]
-    return template.render(
+    return render_page(
+        "voicetextblender.evaluate",
+        "report.html.jinja",
         title=title,
-        style=Markup(folder.joinpath("report.css").read_text("utf-8")),
         lead=_lead(table, focus),
         cards=_cards(table, focus),
         focus=_name(focus),

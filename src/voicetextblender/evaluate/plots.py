@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -17,50 +14,9 @@ from matplotlib.ticker import NullFormatter
 
 from voicetextblender.evaluate.score import Interval
 from voicetextblender.evaluate.table import Cell
+from voicetextblender.page.drawing import FAINT, GROUND, INK, LINE, STYLE, colour_of, to_svg
 
-_INK, _LINE, _FAINT, _GROUND = "#010203", "#010204", "#010205", "#010206"
-"""Stand-ins in the drawing for colours that the page's theme decides."""
-_THEME = {_INK: "currentColor", _LINE: "var(--line)", _FAINT: "var(--muted)", _GROUND: "var(--panel)"}
-COLUMN_COLOURS = {
-    "base": "#7f8aa3",
-    "cascade": "#e09f3e",
-    "speech_only": "#d1495b",
-    "frozen_llm": "#4c8fd6",
-    "joint": "#14a38b",
-}
-_OTHER_COLOURS = ("#9a6dd7", "#8c7b4f", "#c76ba0", "#5f9e4a", "#b3613a")
-_KIND_COLOURS = {
-    "text": "#7f8aa3",
-    "transcription": "#4c8fd6",
-    "translation": "#9a6dd7",
-    "answering": "#e09f3e",
-    "mixed": "#14a38b",
-    "instruction": "#d1495b",
-}
-_STYLE: Any = {
-    "svg.fonttype": "none",
-    "font.size": 11,
-    "text.color": _INK,
-    "axes.edgecolor": _LINE,
-    "axes.labelcolor": _FAINT,
-    "xtick.color": _FAINT,
-    "ytick.color": _FAINT,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": _LINE,
-    "axes.axisbelow": True,
-}
 _MAX_CURVE_POINTS = 160
-
-
-def colour_of(name: str, others: Sequence[str] = ()) -> str:
-    """The colour of a column or a kind; unknown names take theirs by their place in `others`."""
-    known = COLUMN_COLOURS | _KIND_COLOURS
-    if name in known:
-        return known[name]
-    unknown = [other for other in others if other not in known]
-    return _OTHER_COLOURS[unknown.index(name) % len(_OTHER_COLOURS) if name in unknown else 0]
 
 
 @dataclass(frozen=True)
@@ -79,11 +35,11 @@ class Point:
 
 def plot_gain_against_retention(points: Sequence[Point]) -> str:
     """Mean speech score over text retained in percent; what is not measured is hollow."""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9.6, 5.0), layout="constrained")
         axes = figure.subplots()
         floor = _limit_axes(axes, points)
-        axes.axvline(100, color=_FAINT, linewidth=1, linestyle=(0, (4, 4)), zorder=1)
+        axes.axvline(100, color=FAINT, linewidth=1, linestyle=(0, (4, 4)), zorder=1)
         heights = {point.column: point.speech.value if point.speech else floor for point in points}
         for point in points:
             colour = colour_of(point.column, [other.column for other in points])
@@ -91,13 +47,13 @@ def plot_gain_against_retention(points: Sequence[Point]) -> str:
             axes.plot([point.text.low, point.text.high], [y, y], color=colour, linewidth=2, alpha=0.6)
             if point.speech:
                 axes.plot([x, x], [point.speech.low, point.speech.high], color=colour, linewidth=2, alpha=0.6)
-            face, marker = (colour if point.measured else _GROUND), ("o" if point.speech else "v")
+            face, marker = (colour if point.measured else GROUND), ("o" if point.speech else "v")
             axes.plot([x], [y], marker, ms=13, mfc=face, mec=colour, mew=2.2, zorder=3)
         _label_points(axes, heights, points)
         axes.set_xlabel("text retained, % of the base LLM's exact match")
         axes.set_ylabel("mean speech score")
         axes.tick_params(length=0)
-        return _to_svg(figure, "Mean speech score over text retained, one point for each column")
+        return to_svg(figure, "Mean speech score over text retained, one point for each column")
 
 
 def _limit_axes(axes: Axes, points: Sequence[Point]) -> float:
@@ -122,7 +78,7 @@ def _label_points(axes: Axes, heights: Mapping[str, float], points: Sequence[Poi
             x = min(point.text.low - offset / 3, point.text.value - offset)
             if not to_the_left:
                 x = max(point.text.high + offset / 3, point.text.value + offset)
-            axes.plot([point.text.value, x], [heights[point.column], y], color=_LINE, linewidth=1, zorder=1)
+            axes.plot([point.text.value, x], [heights[point.column], y], color=LINE, linewidth=1, zorder=1)
             align = "right" if to_the_left else "left"
             axes.text(x, y, f" {point.label} ", ha=align, va="center", fontsize=12.5, fontweight="bold")
 
@@ -142,7 +98,7 @@ def _spread(heights: Sequence[float], gap: float, highest: float) -> list[float]
 
 def plot_row(cells: Sequence[Cell], labels: Mapping[str, str]) -> str:
     """One row of the report: a bar with its interval for each column."""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.2, 0.42 * len(cells) + 0.5), layout="constrained")
         axes = figure.subplots()
         places = np.arange(len(cells))[::-1]
@@ -152,17 +108,17 @@ def plot_row(cells: Sequence[Cell], labels: Mapping[str, str]) -> str:
         for place, cell in zip(places, cells, strict=True):
             colour = colour_of(cell.column, list(labels))
             axes.barh(place, cell.value, height=0.66, color=colour, alpha=0.9)
-            axes.plot([cell.low, cell.high], [place, place], color=_INK, linewidth=1.4, solid_capstyle="butt")
+            axes.plot([cell.low, cell.high], [place, place], color=INK, linewidth=1.4, solid_capstyle="butt")
             axes.text(top * 1.02, place, f"{cell.value:.1f}", va="center", ha="left", fontsize=11.5, fontweight="bold")
         axes.set_yticks(places, [labels[cell.column] for cell in cells])
-        axes.tick_params(axis="y", length=0, labelcolor=_INK)
+        axes.tick_params(axis="y", length=0, labelcolor=INK)
         axes.set_xlim(0, top * 1.16)
         axes.grid(axis="y", visible=False)
         axes.spines[["left", "bottom"]].set_visible(False)
         axes.locator_params(axis="x", nbins=5)
         axes.set_xticks([tick for tick in axes.get_xticks() if tick <= top])
         axes.tick_params(axis="x", length=0, labelsize=9)
-        return _to_svg(figure, f"{cells[0].row}: " + ", ".join(f"{labels[c.column]} {c.value:.1f}" for c in cells))
+        return to_svg(figure, f"{cells[0].row}: " + ", ".join(f"{labels[c.column]} {c.value:.1f}" for c in cells))
 
 
 def plot_losses(curves: Mapping[str, Sequence[tuple[int, float]]], name: str) -> str:
@@ -171,12 +127,12 @@ def plot_losses(curves: Mapping[str, Sequence[tuple[int, float]]], name: str) ->
     Args:
         curves: (step, loss) by kind; the kind `""` is the whole blend.
     """
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.8, 3.0), layout="constrained")
         axes = figure.subplots()
         for kind, points in sorted(curves.items()):
             steps, losses = _thin(points)
-            colour, width = (_INK, 2.2) if not kind else (colour_of(kind, sorted(curves)), 1.6)
+            colour, width = (INK, 2.2) if not kind else (colour_of(kind, sorted(curves)), 1.6)
             axes.plot(
                 steps, losses, color=colour, linewidth=width, solid_joinstyle="round", zorder=3 if not kind else 2
             )
@@ -187,7 +143,7 @@ def plot_losses(curves: Mapping[str, Sequence[tuple[int, float]]], name: str) ->
         axes.set_ylabel("loss per supervised token")
         axes.tick_params(which="both", length=0, labelsize=9)
         axes.grid(which="minor", visible=False)
-        return _to_svg(figure, f"Training loss of {name}")
+        return to_svg(figure, f"Training loss of {name}")
 
 
 def _thin(points: Sequence[tuple[int, float]]) -> tuple[list[float], list[float]]:
@@ -195,23 +151,3 @@ def _thin(points: Sequence[tuple[int, float]]) -> tuple[list[float], list[float]
     chunks = np.array_split(np.array(points, dtype=np.float64), min(len(points), _MAX_CURVE_POINTS))
     means = [chunk.mean(axis=0) for chunk in chunks]
     return [float(mean[0]) for mean in means], [max(float(mean[1]), 1e-6) for mean in means]
-
-
-def _to_svg(figure: Figure, description: str) -> str:
-    """The drawing as an `<svg>` element: no fixed size, no file header, theme colours put in."""
-    buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": description}):
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    drawing = buffer.getvalue()
-    drawing = drawing[drawing.index("<svg") :]
-    # A style element inside an inline drawing would apply to the whole page: the page's own sheet has its rules.
-    drawing = re.sub(r"<(metadata|style)[^>]*>.*?</\1>", "", drawing, flags=re.DOTALL)
-    drawing = re.sub(r'<g id="[^"]*">', "<g>", drawing)
-    drawing = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", drawing, count=1)
-    drawing = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", drawing, count=1)
-    drawing = re.sub(r'\s(?:xmlns:xlink|xmlns|version)="[^"]*"', "", drawing)
-    label = description.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
-    drawing = drawing.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
-    for stand_in, colour in _THEME.items():
-        drawing = drawing.replace(stand_in, colour)
-    return drawing.replace("xlink:href", "href")

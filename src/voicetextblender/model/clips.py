@@ -4,20 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from voicetextblender.audio.augment import SpecAugmentConfig, spec_augment
 from voicetextblender.audio.features import LogMel
+from voicetextblender.audio.groups import group_by_length
 from voicetextblender.model.modeling import VoiceTextBlenderModel
-
-GROUP_COST = 48_000
-"""What one more group costs beside its clips, in samples of audio: 3 s.
-
-Measured with the embedded encoder on one core, forward and backward: 28 ms for a group and 9.7 ms per second of it.
-"""
 
 
 def pad_waveforms(
@@ -34,26 +28,6 @@ def extract_features(
     """Log-mel features of clips and the mask of their valid audio frames."""
     features, num_frames = log_mel(*pad_waveforms(waveforms))
     return features, torch.arange(features.shape[1], device=features.device) < num_frames[:, None]
-
-
-def group_by_length(lengths: Sequence[int], group_cost: int = GROUP_COST) -> list[list[int]]:
-    """Indices of `lengths` in groups, longest first: those with the least padded length and cost of groups together.
-
-    The padding of a group of n is at most `group_cost` times 1 + 1/2 + ... + 1/n: else it would pay to cut it in two.
-    """
-    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
-    longest = np.array([lengths[index] for index in order], np.int64)
-    least, starts = np.zeros(len(order) + 1, np.int64), [0] * (len(order) + 1)
-    for stop in range(1, len(order) + 1):
-        costs = least[:stop] + longest[:stop] * np.arange(stop, 0, -1) + group_cost
-        starts[stop] = int(costs.argmin())
-        least[stop] = costs[starts[stop]]
-    groups: list[list[int]] = []
-    stop = len(order)
-    while stop:
-        groups.insert(0, order[starts[stop] : stop])
-        stop = starts[stop]
-    return groups
 
 
 def embed_clips(

@@ -1,6 +1,7 @@
 """Kill a training with SIGKILL at random moments, resume it, and compare its weights byte for byte with another run's.
 
     python benchmarks/kill_and_resume.py mini --reference runs/mini/joint --out runs/killed
+    python benchmarks/kill_and_resume.py mini seed=1 --out runs/killed
 
 `--reference` is a finished, undisturbed run of the same recipe on the same machine; without it one is trained first.
 """
@@ -23,13 +24,14 @@ def main() -> int:
     """Run as a script; exit status 1 where any byte differs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="values of the recipe to change")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run that is killed")
     parser.add_argument("--reference", type=Path, help="an undisturbed run of the same recipe")
     parser.add_argument("--kills", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     arguments = parser.parse_args()
     reference = arguments.reference or arguments.out.with_name(arguments.out.name + "-undisturbed")
-    train = [sys.executable, "-m", "voicetextblender", "train", arguments.recipe, "--out"]
+    train = [sys.executable, "-m", "voicetextblender", "train", arguments.recipe, *arguments.overrides, "--out"]
     if not (reference / "model").is_dir():
         subprocess.run([*train, str(reference)], check=True)
     num_steps = len((reference / "log.jsonl").read_text().splitlines())

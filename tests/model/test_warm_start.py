@@ -13,8 +13,16 @@ from voicetextblender.data.index import Geometry
 from voicetextblender.data.loader import build_loader
 from voicetextblender.errors import ModelError
 from voicetextblender.mini.base_encoder import train_ctc_tokenizer
+from voicetextblender.model.adapter import ConformerAdapter
 from voicetextblender.model.build import build_composite
-from voicetextblender.model.warm_start import PAUSE, fit_linear, piece_embeddings, warm_start_adapter
+from voicetextblender.model.warm_start import (
+    PAUSE,
+    Frames,
+    fill_table,
+    fit_linear,
+    piece_embeddings,
+    warm_start_adapter,
+)
 
 
 def test_a_linear_relation_is_found() -> None:
@@ -56,6 +64,32 @@ def test_the_adapter_starts_near_the_text_that_is_heard(tmp_path: Path) -> None:
     explained = warm_start_adapter(composite, str(tmp_path / "ctc"), loader.load(0) + loader.load(1))
     assert 0.0 < explained <= 1.0
     assert not torch.equal(before, composite.model.model.adapter.projection.weight)
+
+
+def test_the_table_gives_what_no_linear_map_can() -> None:
+    """Forty pieces at random places of a space of sixteen dimensions; each has an embedding that lies anywhere."""
+    generator = torch.Generator().manual_seed(0)
+    num_pieces, size, hidden, blank = 40, 16, 24, 0
+    places = torch.nn.functional.normalize(torch.randn(num_pieces, size, generator=generator), dim=1) * size**0.5
+    pieces = torch.randn(num_pieces, 6, generator=generator) @ torch.randn(6, hidden, generator=generator)
+    heard = torch.randint(num_pieces, (40, 30), generator=generator)
+    encoded = places[heard] + 0.05 * torch.randn(40, 30, size, generator=generator)
+    log_posteriors = (3.0 * encoded.flatten(0, 1) @ places.T).log_softmax(-1)
+    torch.manual_seed(0)
+    adapter = ConformerAdapter(size, hidden, {"num_heads": 2, "dropout": 0.0}).eval()
+    for parameter in adapter.layers.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, 0.0, 0.02)
+    valid = torch.ones(40, 30, dtype=torch.bool)
+    frames = Frames([(encoded, valid)], log_posteriors, log_posteriors.exp() @ pieces)
+
+    def explained() -> float:
+        return fit_linear(adapter.convolve(encoded, valid).flatten(0, 1), frames.targets)[2]
+
+    with torch.no_grad():
+        linear = explained()
+        fill_table(adapter, frames, pieces, blank)
+        assert explained() > 0.85 > 0.7 > linear
 
 
 def test_an_encoder_without_a_ctc_head_is_refused(tmp_path: Path) -> None:

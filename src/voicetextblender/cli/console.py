@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
 from rich.console import Console
 from rich.markup import escape
 
@@ -10,6 +13,11 @@ console = Console(highlight=False)
 
 error_console = Console(stderr=True, highlight=False)
 """Where errors go."""
+
+RecipeArgument = Annotated[str, typer.Argument(help="A shipped recipe by name (see vtb recipe list), or a YAML file.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Values of the recipe to change, by dotted key.")
+]
 
 
 def examples(*pairs: tuple[str, str]) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from voicetextblender.cli.console import console, examples
+from voicetextblender.cli.console import Overrides, RecipeArgument, console, examples
 from voicetextblender.errors import RecipeError, describe
 
 if TYPE_CHECKING:
@@ -98,8 +98,8 @@ def check(
     )
 )
 def stats(
-    recipe: Annotated[str, typer.Argument(help="A shipped recipe by name, or a YAML file.")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Values to change.")] = None,
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
     out: Annotated[Path | None, typer.Option(help="JSON file for the figures.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes.", show_default="one for each core")] = None,
 ) -> None:
@@ -133,8 +133,8 @@ def stats(
     )
 )
 def preview(
-    recipe: Annotated[str, typer.Argument(help="A shipped recipe by name, or a YAML file.")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Values to change.")] = None,
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the page.", show_default="runs/preview/NAME")] = None,
     step: Annotated[
         int | None, typer.Option(min=1, help="Look at the run up to here.", show_default="the recipe's last step")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from voicetextblender.cli.console import console, examples
+from voicetextblender.cli.console import Overrides, RecipeArgument, console, examples
 from voicetextblender.errors import RecipeError, describe
 
 if TYPE_CHECKING:
@@ -28,10 +28,8 @@ EXAMPLES = examples(
 
 
 def look(
-    recipe: Annotated[str, typer.Argument(help="A shipped recipe by name, or a YAML file.")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Values of the recipe to change.")
-    ] = None,
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
     source: Annotated[str | None, typer.Option(help="Only this source of the recipe.")] = None,
     num: Annotated[int, typer.Option(min=1, help="Rows of each source.")] = 3,
 ) -> None:

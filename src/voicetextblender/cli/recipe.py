@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import typer
 
-from voicetextblender.cli.console import console, examples
+from voicetextblender.cli.console import Overrides, RecipeArgument, console, examples
 
 app = typer.Typer(
     name="recipe",
@@ -27,8 +25,8 @@ app = typer.Typer(
     )
 )
 def show(
-    recipe: Annotated[str, typer.Argument(help="A shipped recipe by name, or a YAML file.")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Values to change.")] = None,
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
 ) -> None:
     """Print the resolved recipe as YAML: what it extends, its own values, overrides and defaults in one."""
     from rich.syntax import Syntax

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from voicetextblender.cli.console import examples
+from voicetextblender.cli.console import Overrides, RecipeArgument, examples
 
 EXAMPLES = examples(
     ("vtb train mini", "the shipped recipe; the run goes to runs/mini/joint"),
@@ -17,11 +17,8 @@ EXAMPLES = examples(
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="A shipped recipe by name (see vtb recipe list), or a YAML file.")],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="Values of the recipe to change, by dotted key."),
-    ] = None,
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the run.", show_default="runs/ and the recipe's name")
     ] = None,

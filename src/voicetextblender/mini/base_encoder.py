@@ -40,7 +40,7 @@ ALPHABET = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZäöüÄÖÜß01
 
 
 class BaseEncoderConfig(StrictConfig):
-    """Size and training of the base speech encoder; the defaults fit two CPU cores and a few minutes.
+    """Size and training of the base speech encoder; the defaults fit one CPU core and seven minutes.
 
     Args:
         conv_channels: of the subsampling front end, which sees 8 times as many frames as the layers.

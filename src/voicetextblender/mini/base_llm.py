@@ -76,7 +76,7 @@ PAUSES = (0, 1, 1, 2, 2, 2, 3, 3, 4)
 
 
 class BaseLLMConfig(StrictConfig):
-    """Size and training of the base LLM; the defaults fit two CPU cores and two minutes.
+    """Size and training of the base LLM; the defaults fit one CPU core and eight minutes.
 
     Args:
         num_heads: of size 64 each, the smallest that serving engines take.

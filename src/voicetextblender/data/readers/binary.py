@@ -10,7 +10,7 @@ from functools import cached_property, lru_cache, partial
 from itertools import accumulate
 from typing import Any
 
-from voicetextblender.data.readers.lines import row_id
+from voicetextblender.data.readers.files import row_id
 from voicetextblender.data.readers.source import Item, RawRow
 from voicetextblender.errors import DataError, describe
 

@@ -73,6 +73,11 @@ def fingerprint_files(paths: tuple[Path, ...]) -> str:
     return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
+def row_id(path: str, line: int, num_files: int) -> str:
+    """A name for a row that has none."""
+    return f"{path if num_files > 1 else path.rpartition('/')[2]}:{line}"
+
+
 def _expand_braces(pattern: str) -> Iterator[str]:
     before, brace, rest = pattern.partition("{")
     inside, closed, after = rest.partition("}")

@@ -9,47 +9,29 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from voicetextblender.audio.storage import parent_folder
-from voicetextblender.data.readers.files import find_files, fingerprint_files, local_copy
 from voicetextblender.data.readers.source import Item, RawRow
+from voicetextblender.data.readers.text_files import TextFiles
 from voicetextblender.errors import DataError, describe
 
 _TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{},]', re.DOTALL)
 """Strings as a whole, so that brackets and commas inside them do not count."""
 
 
-class JsonRows:
+class JsonRows(TextFiles):
     """Manifests of one JSON value per line (blank lines are no rows) or of one list of values.
 
     Args:
-        pattern: the files (`expand_paths`).
-        source: its name, for errors.
-        cache_dir: folder for copies of files that cannot be read by offset.
         may_be_list: whether a file that begins with `[` is one list; if not, every line is a row.
-        folder: what relative audio paths start from; the folder of each file when None.
-
-    Raises:
-        DataError: a file does not exist.
     """
 
     def __init__(
         self, pattern: str, source: str, cache_dir: Path, *, may_be_list: bool = True, folder: str | None = None
     ) -> None:
-        self.paths = find_files(pattern, source)
-        self._local = tuple(local_copy(path, cache_dir) for path in self.paths)
+        super().__init__(pattern, source, cache_dir, folder)
         self._is_list = tuple(may_be_list and _begins_list(path) for path in self._local)
-        self._folder = folder
-
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        return tuple(path.stat().st_size for path in self._local)
-
-    @property
-    def fingerprint(self) -> str:
-        return fingerprint_files(self._local)
 
     def where(self, line: int, file: int = 0) -> str:
-        return f"{self.paths[file]} item {line}" if self._is_list[file] else f"{self.paths[file]}:{line}"
+        return f"{self.paths[file]} item {line}" if self._is_list[file] else super().where(line, file)
 
     def scan(self) -> Iterator[RawRow]:
         for number, path in enumerate(self._local):
@@ -57,22 +39,9 @@ class JsonRows:
             for row in rows:
                 yield row._replace(file=number)
 
-    def fetch(self, line: int, offset: int, num_bytes: int, file: int) -> RawRow:
-        # Opened anew each time: an open file shared by forked workers would share its position too.
-        with self._local[file].open("rb") as opened:
-            opened.seek(offset)
-            return RawRow(line, offset, opened.read(num_bytes), file)
-
     def decode(self, row: RawRow) -> Item:
-        path, where = self.paths[row.file], self.where(row.line, row.file)
-        folder = parent_folder(path) if self._folder is None else self._folder
         unit = "item" if self._is_list[row.file] else "line"
-        return Item(_load(row.content, where, unit), where, folder, row_id(path, row.line, len(self.paths)), row.file)
-
-
-def row_id(path: str, line: int, num_files: int) -> str:
-    """A name for a row that has none."""
-    return f"{path if num_files > 1 else path.rpartition('/')[2]}:{line}"
+        return self._item(row, _load(row.content, self.where(row.line, row.file), unit))
 
 
 def _begins_list(path: Path) -> bool:

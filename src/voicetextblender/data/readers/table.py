@@ -8,14 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from voicetextblender.audio.storage import parent_folder
 from voicetextblender.chat.fields import refusal
 from voicetextblender.data.readers.columns import ColumnsParser
 from voicetextblender.data.readers.config import SourceConfig
-from voicetextblender.data.readers.files import find_files, fingerprint_files, local_copy
-from voicetextblender.data.readers.lines import row_id
 from voicetextblender.data.readers.source import Item, RawRow, Source
 from voicetextblender.data.readers.spoken import Wordings
+from voicetextblender.data.readers.text_files import TextFiles
 
 QUOTING_DELIMITERS = ",;"
 """In such tables quotes enclose values, line breaks too; in others (tabs, bars) quotes are letters."""
@@ -28,14 +26,12 @@ def open_table(config: SourceConfig, cache_dir: Path) -> Source:
     return Source(config, store, ColumnsParser(config, wordings), wordings.fingerprint)
 
 
-class TableRows:
+class TableRows(TextFiles):
     """Rows of delimited text, each a mapping from the names of its columns.
 
     Args:
-        pattern: the files (`expand_paths`).
         delimiter: comma, or tab for names in .tsv, when None.
         has_header: whether the first line names the columns; "1", "2", ... if not.
-        folder: what relative audio paths start from; the folder of each file when None.
 
     Raises:
         DataError: a file does not exist, or its header is unusable.
@@ -50,25 +46,12 @@ class TableRows:
         has_header: bool = True,
         folder: str | None = None,
     ) -> None:
-        self.paths = find_files(pattern, source)
-        self._local = tuple(local_copy(path, cache_dir) for path in self.paths)
+        super().__init__(pattern, source, cache_dir, folder)
         is_tabbed = self.paths[0].removesuffix(".gz").endswith(".tsv")
         self._delimiter = delimiter or ("\t" if is_tabbed else ",")
         self._has_quotes = self._delimiter in QUOTING_DELIMITERS
         self._has_header = has_header
-        self._folder = folder
         self._names = tuple(self._read_names(file) for file in range(len(self.paths))) if has_header else ()
-
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        return tuple(path.stat().st_size for path in self._local)
-
-    @property
-    def fingerprint(self) -> str:
-        return fingerprint_files(self._local)
-
-    def where(self, line: int, file: int = 0) -> str:
-        return f"{self.paths[file]}:{line}"
 
     def scan(self) -> Iterator[RawRow]:
         for file in range(len(self.paths)):
@@ -77,22 +60,14 @@ class TableRows:
                 next(rows)
             yield from rows
 
-    def fetch(self, line: int, offset: int, num_bytes: int, file: int) -> RawRow:
-        with self._local[file].open("rb") as opened:
-            opened.seek(offset)
-            return RawRow(line, offset, opened.read(num_bytes), file)
-
     def decode(self, row: RawRow) -> Item:
-        path, where = self.paths[row.file], self.where(row.line, row.file)
+        where = self.where(row.line, row.file)
         values = self._split(row.content, where)
         names = self._names[row.file] if self._has_header else [str(number) for number in range(1, len(values) + 1)]
         if len(values) != len(names):
             found, expected = f"{len(values)} values", f"the header names {len(names)} columns"
             raise refusal(where, found, expected, "Mend the line, or set delimiter")
-        folder = parent_folder(path) if self._folder is None else self._folder
-        return Item(
-            dict(zip(names, values, strict=True)), where, folder, row_id(path, row.line, len(self.paths)), row.file
-        )
+        return self._item(row, dict(zip(names, values, strict=True)))
 
     def _records(self, file: int) -> Iterator[RawRow]:
         """Every record, the header too; blank lines are none."""

@@ -15,9 +15,12 @@ error_console = Console(stderr=True, highlight=False)
 """Where errors go."""
 
 RecipeArgument = Annotated[str, typer.Argument(help="A shipped recipe by name (see vtb recipe list), or a YAML file.")]
+"""What every verb that works by a recipe asks for first."""
+
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Values of the recipe to change, by dotted key.")
 ]
+"""What may follow the recipe."""
 
 
 def examples(*pairs: tuple[str, str]) -> str:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from voicetextblender.train.recipe import Recipe
 
 SHOWN_PER_REASON = 3
+Workers = Annotated[int | None, typer.Option(min=1, help="Processes.", show_default="one for each core")]
+"""How many processes read."""
 
 app = typer.Typer(
     name="data",
@@ -58,7 +60,7 @@ def check(
     ],
     decode: Annotated[bool, typer.Option("--decode", help="Decode every clip.")] = False,
     out: Annotated[Path | None, typer.Option(help="JSON Lines file for all problems.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes.", show_default="one for each core")] = None,
+    workers: Workers = None,
     time_limit_s: Annotated[
         float, typer.Option(min=0.1, help="Seconds for one row or clip; beyond them it is a problem.")
     ] = 60.0,
@@ -101,7 +103,7 @@ def stats(
     recipe: RecipeArgument,
     overrides: Overrides = None,
     out: Annotated[Path | None, typer.Option(help="JSON file for the figures.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes.", show_default="one for each core")] = None,
+    workers: Workers = None,
 ) -> None:
     """Print figures of what a training reads, by source, kind and language, and what it leaves out.
 
@@ -141,7 +143,7 @@ def preview(
     ] = None,
     ranks: Annotated[int, typer.Option(min=1, help="Devices that share a step.")] = 1,
     rows: Annotated[int, typer.Option(min=1, help="Rows of each kind to read and hear.")] = 3,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes.", show_default="one for each core")] = None,
+    workers: Workers = None,
 ) -> None:
     """Show what a training will see before any compute is spent: data, plan, padding, what comes twice, rows to hear.
 

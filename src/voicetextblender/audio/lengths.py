@@ -45,11 +45,23 @@ def num_encoder_frames(num_audio_frames: Length, subsampling_factor: int = SUBSA
     return num_audio_frames
 
 
+def num_audio_embeddings(
+    num_encoder_frames: Length, frames_per_window: int = 1, embeddings_per_window: int = 1
+) -> Length:
+    """Embeddings that leave the modality adapter: the same for each window of encoder frames, the last one too."""
+    return (num_encoder_frames + (frames_per_window - 1)) // frames_per_window * embeddings_per_window
+
+
 def num_audio_tokens(
-    num_samples: Length, hop_length: int = HOP_LENGTH, subsampling_factor: int = SUBSAMPLING_FACTOR
+    num_samples: Length,
+    hop_length: int = HOP_LENGTH,
+    subsampling_factor: int = SUBSAMPLING_FACTOR,
+    frames_per_window: int = 1,
+    embeddings_per_window: int = 1,
 ) -> Length:
     """Placeholder tokens, and so audio embeddings, of a clip of `num_samples`."""
-    return num_encoder_frames(num_audio_frames(num_samples, hop_length), subsampling_factor)
+    num_frames = num_encoder_frames(num_audio_frames(num_samples, hop_length), subsampling_factor)
+    return num_audio_embeddings(num_frames, frames_per_window, embeddings_per_window)
 
 
 def resampled_num_samples(num_samples: Length, source_rate: int, target_rate: int) -> Length:

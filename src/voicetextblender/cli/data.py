@@ -290,7 +290,7 @@ def open_geometry(config: ModelConfig | None) -> tuple[Renderer | None, Geometry
         return None, Geometry(num_audio_tokens, f"{HOP_LENGTH}/{SUBSAMPLING_FACTOR}")
     _, renderer, count = open_renderer(config)
     factor = getattr(count, "keywords", {}).get("subsampling_factor", SUBSAMPLING_FACTOR)
-    return renderer, Geometry(count, f"{HOP_LENGTH}/{factor}")
+    return renderer, Geometry(count, f"{HOP_LENGTH}/{factor}{config.adapter.fingerprint}")
 
 
 def count_cores() -> int:

@@ -90,7 +90,8 @@ def open_renderer(config: ModelConfig) -> tuple[PreTrainedTokenizerBase, Rendere
         fix = "Check the path; the embedded base models are made by `vtb prepare mini`"
         raise ModelError(describe(path, "no model there", "a save_pretrained folder or a hub name", fix)) from None
     factor = getattr(encoder, "encoder_config", encoder).subsampling_factor
-    return tokenizer, Renderer(tokenizer, config.audio_token), partial(num_audio_tokens, subsampling_factor=factor)
+    count = partial(num_audio_tokens, subsampling_factor=factor, **config.adapter.windows)
+    return tokenizer, Renderer(tokenizer, config.audio_token), count
 
 
 def first_rows(config: SourceConfig, num: int, cache_dir: Path) -> Iterator[tuple[str, Conversation]]:

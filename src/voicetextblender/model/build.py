@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
-from pydantic import Field, field_validator
-from torch import Tensor, nn
+from pydantic import model_validator
+from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
@@ -19,52 +19,12 @@ from voicetextblender.chat.render import Renderer
 from voicetextblender.config import StrictConfig
 from voicetextblender.errors import ModelError, describe
 from voicetextblender.files import derive_seed
-from voicetextblender.model.adapter import initialise_projection
+from voicetextblender.model.adapters.base import initialise_projection
+from voicetextblender.model.adapters.config import AdapterConfig, ConformerConfig
 from voicetextblender.model.configuration import VoiceTextBlenderConfig
 from voicetextblender.model.lora import LoraSettings, add_lora
 from voicetextblender.model.modeling import VoiceTextBlenderForConditionalGeneration
-
-PARTS = {"speech_encoder": "model.audio_tower.", "adapter": "model.adapter."}
-"""Name prefixes of the speech parts; everything else is the LLM."""
-
-
-class AdapterConfig(StrictConfig):
-    """Shape of the Conformer modality adapter (defaults: the authors' configuration).
-
-    Args:
-        num_layers: Conformer layers between the encoder and the linear map to the LLM's width.
-        num_heads: attention heads per layer; a divisor of the encoder's width.
-        feed_forward_factor: width of the feed-forward blocks, in widths of the encoder.
-        conv_kernel_size: encoder frames under the depthwise convolution; odd.
-        dropout: share of the activations that is zeroed in training.
-    """
-
-    num_layers: int = Field(2, ge=1)
-    num_heads: int = Field(8, ge=1)
-    feed_forward_factor: int = Field(4, ge=1)
-    conv_kernel_size: int = Field(9, ge=1)
-    dropout: float = Field(0.1, ge=0, lt=1)
-
-    @field_validator("conv_kernel_size")
-    @classmethod
-    def _check_odd(cls, size: int) -> int:
-        if size % 2 == 0:
-            raise ValueError("it should be odd")
-        return size
-
-
-class TrainableConfig(StrictConfig):
-    """Which parts learn.
-
-    Args:
-        speech_encoder: all weights of the speech encoder.
-        adapter: all weights of the modality adapter.
-        llm: `lora` trains low-rank pairs beside its layers, `full` all its weights, `frozen` nothing.
-    """
-
-    speech_encoder: bool = True
-    adapter: bool = True
-    llm: Literal["lora", "full", "frozen"] = "lora"
+from voicetextblender.model.trainable import TrainableConfig, set_trainable
 
 
 class ModelConfig(StrictConfig):
@@ -76,14 +36,23 @@ class ModelConfig(StrictConfig):
     """Folder or hub name of a FastConformer encoder (the library's Parakeet classes)."""
     audio_token: str = "<|audio|>"
     """A special token of the LLM's tokenizer that holds the place of one audio embedding."""
-    adapter: AdapterConfig = AdapterConfig()
+    adapter: AdapterConfig = ConformerConfig()
     """The layers between the two models."""
     lora: LoraSettings = LoraSettings()
     """Used when `trainable.llm` is `lora`."""
     trainable: TrainableConfig = TrainableConfig()
     """Which parts learn."""
     warm_start: Literal["none", "ctc"] = "none"
-    """`ctc` fits the adapter to the encoder's CTC head before the first step; `none` is the paper's."""
+    """`ctc` fits a Conformer adapter to the encoder's CTC head before the first step; `none` is the paper's."""
+
+    @model_validator(mode="after")
+    def _check_warm_start(self) -> Self:
+        if self.warm_start == "ctc" and self.adapter.kind != "conformer":
+            raise ValueError(
+                f"it should have warm_start none: adapter.kind is {self.adapter.kind}, and only a Conformer has the "
+                "feed-forward block that a warm start fits"
+            )
+        return self
 
 
 @dataclass(frozen=True)
@@ -99,13 +68,18 @@ class Composite:
     @property
     def num_audio_tokens(self) -> Callable[[int], int]:
         """From the samples of a clip to its audio placeholder tokens; picklable, and knows nothing of the weights."""
-        factor = self.model.config.audio_config.subsampling_factor
-        return partial(num_audio_tokens, hop_length=self.log_mel.config.hop_length, subsampling_factor=factor)
+        return partial(
+            num_audio_tokens,
+            hop_length=self.log_mel.config.hop_length,
+            subsampling_factor=self.model.config.audio_config.subsampling_factor,
+            **self.config.adapter.windows,
+        )
 
     @property
     def geometry_fingerprint(self) -> str:
         """A string that changes when the number of audio tokens per clip does."""
-        return f"{self.log_mel.config.hop_length}/{self.model.config.audio_config.subsampling_factor}"
+        encoder = f"{self.log_mel.config.hop_length}/{self.model.config.audio_config.subsampling_factor}"
+        return f"{encoder}{self.config.adapter.fingerprint}"
 
 
 def build_composite(config: ModelConfig, seed: int) -> Composite:
@@ -144,7 +118,7 @@ def assemble(
 ) -> Composite:
     """Give a model its renderer and features, mark what is trainable, and leave it in evaluation mode."""
     model.eval()
-    set_trainable(model, config.trainable)
+    set_trainable(model, config.trainable, lora_acts=config.lora.gating != "off")
     log_mel = LogMel(LogMelConfig(num_mels=model.config.audio_config.num_mel_bins))
     return Composite(model, tokenizer, Renderer(tokenizer, config.audio_token), log_mel, config)
 
@@ -239,22 +213,3 @@ def measure_embedding_rms(embedding: nn.Embedding, num_tokens: int = 4096) -> fl
     count = min(num_tokens, embedding.num_embeddings)
     with torch.no_grad():
         return float(embedding(torch.arange(count)[None]).float().pow(2).mean().sqrt())
-
-
-def part_of(name: str) -> str:
-    """`speech_encoder`, `adapter` or `llm`: the part that the parameter `name` belongs to."""
-    return next((part for part, prefix in PARTS.items() if name.startswith(prefix)), "llm")
-
-
-def set_trainable(model: nn.Module, trainable: TrainableConfig) -> None:
-    """Let exactly the parameters learn that `trainable` names."""
-    learns = {"speech_encoder": trainable.speech_encoder, "adapter": trainable.adapter}
-    for name, parameter in model.named_parameters():
-        is_lora = ".lora_" in name
-        llm_learns = trainable.llm == "full" or (trainable.llm == "lora" and is_lora)
-        parameter.requires_grad_(learns.get(part_of(name), llm_learns))
-
-
-def trainable_parameters(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters that learn, by name."""
-    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}

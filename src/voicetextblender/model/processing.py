@@ -13,7 +13,7 @@ from transformers import AutoFeatureExtractor, AutoProcessor, BatchFeature, Proc
 from transformers.feature_extraction_sequence_utils import SequenceFeatureExtractor
 
 from voicetextblender.audio.features import LogMel, LogMelConfig
-from voicetextblender.audio.lengths import num_encoder_frames
+from voicetextblender.audio.lengths import num_audio_embeddings, num_encoder_frames
 from voicetextblender.chat.template import chat_template_for_parts
 from voicetextblender.model.build import Composite
 from voicetextblender.model.clips import extract_features
@@ -55,6 +55,8 @@ class VoiceTextBlenderProcessor(ProcessorMixin):
     Args:
         audio_token: The placeholder, a special token of the tokenizer.
         subsampling_factor: Audio frames per encoder frame.
+        frames_per_window: Encoder frames that the modality adapter reads together.
+        embeddings_per_window: Audio embeddings that it writes for them.
     """
 
     def __init__(
@@ -64,17 +66,22 @@ class VoiceTextBlenderProcessor(ProcessorMixin):
         chat_template: str | None = None,
         audio_token: str = "<|audio|>",
         subsampling_factor: int = 8,
+        frames_per_window: int = 1,
+        embeddings_per_window: int = 1,
         **kwargs: Any,
     ) -> None:
         self.audio_token = audio_token
         self.audio_token_id = tokenizer.convert_tokens_to_ids(audio_token)
         self.subsampling_factor = subsampling_factor
+        self.frames_per_window = frames_per_window
+        self.embeddings_per_window = embeddings_per_window
         super().__init__(feature_extractor, tokenizer, chat_template=chat_template)
 
     def replace_audio_token(self, audio_inputs: dict[str, Any], audio_idx: int, **kwargs: Any) -> str:
         """The placeholder of clip `audio_idx`, repeated once per audio embedding."""
         num_frames = int(torch.as_tensor(audio_inputs["input_features_mask"][audio_idx]).sum())
-        return self.audio_token * num_encoder_frames(num_frames, self.subsampling_factor)
+        num_frames = num_encoder_frames(num_frames, self.subsampling_factor)
+        return self.audio_token * num_audio_embeddings(num_frames, self.frames_per_window, self.embeddings_per_window)
 
 
 def build_processor(composite: Composite) -> VoiceTextBlenderProcessor:
@@ -88,6 +95,7 @@ def build_processor(composite: Composite) -> VoiceTextBlenderProcessor:
         chat_template=chat_template_for_parts(template, audio_token),
         audio_token=audio_token,
         subsampling_factor=composite.model.config.audio_config.subsampling_factor,
+        **composite.config.adapter.windows,
     )
 
 

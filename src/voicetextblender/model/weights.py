@@ -15,11 +15,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from voicetextblender.errors import ModelError, describe
 from voicetextblender.files import fingerprint
-from voicetextblender.model.build import PARTS, Composite, ModelConfig, assemble, load_whole
+from voicetextblender.model.build import Composite, ModelConfig, assemble, load_whole
 from voicetextblender.model.configuration import VoiceTextBlenderConfig
 from voicetextblender.model.lora import add_lora, load_lora_state, lora_state
 from voicetextblender.model.modeling import VoiceTextBlenderForConditionalGeneration
 from voicetextblender.model.processing import build_processor
+from voicetextblender.model.trainable import PARTS
 
 MANIFEST = "voicetextblender.json"
 SPEECH_WEIGHTS = "speech.safetensors"
@@ -39,12 +40,11 @@ def save_composite(composite: Composite, folder: Path) -> None:
     save_file(
         _contiguous({k: v for k, v in state.items() if k.startswith(tuple(PARTS.values()))}), partial / SPEECH_WEIGHTS
     )
-    training = composite.config.trainable.llm
-    if training == "lora":
+    if composite.config.trainable.llm == "lora":
         (partial / LORA_FOLDER).mkdir()
         save_file(_contiguous(lora_state(model)), partial / LORA_FOLDER / "adapter_model.safetensors")
         model.peft_config["default"].save_pretrained(str(partial / LORA_FOLDER))
-    if training == "full":
+    if composite.config.trainable.changes_llm_weights:
         save_file(_contiguous(_llm_state(model)), partial / LLM_WEIGHTS)
     manifest = {
         "format": 1,
@@ -89,7 +89,7 @@ def load_composite(folder: Path) -> Composite:
     model.lm_head = llm.get_output_embeddings()
     speech = {key for key in model.state_dict() if key.startswith(tuple(PARTS.values()))}
     _load_exactly(model, load_file(folder / SPEECH_WEIGHTS), speech, str(folder / SPEECH_WEIGHTS))
-    if config.trainable.llm == "full":
+    if config.trainable.changes_llm_weights:
         _load_exactly(model, load_file(folder / LLM_WEIGHTS), set(_llm_state(model)), str(folder / LLM_WEIGHTS))
     if config.trainable.llm == "lora":
         add_lora(model, config.lora)

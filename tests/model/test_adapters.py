@@ -11,7 +11,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from tests.tiny import make_recipe
-from voicetextblender.audio.lengths import num_audio_embeddings
+from voicetextblender.audio.lengths import TokenCount
 from voicetextblender.model.adapters.base import ModalityAdapter, initialise_projection
 from voicetextblender.model.adapters.choose import ADAPTERS, make_adapter
 from voicetextblender.model.adapters.config import AdapterConfig, ConformerConfig
@@ -40,9 +40,9 @@ def make(values: dict[str, Any]) -> ModalityAdapter:
 
 @pytest.mark.parametrize("values", SMALL, ids=str)
 def test_the_number_of_embeddings_is_that_of_the_integer_arithmetic(values: dict[str, Any]) -> None:
-    adapter, windows = make(values), ADAPTER_CONFIG.validate_python(values).windows
+    adapter, count = make(values), TokenCount(ADAPTER_CONFIG.validate_python(values).stages)
     for num_frames in range(1, 60):
-        expected = num_audio_embeddings(num_frames, **windows)
+        expected = count(num_frames)
         encoded = torch.randn(1, num_frames, SIZE)
         assert adapter(encoded).shape == (1, expected, HIDDEN)
         padded = torch.arange(64)[None] < num_frames
@@ -135,9 +135,9 @@ def test_in_the_composite_clips_take_as_many_tokens_as_promised(values: dict[str
     clips = [torch.from_numpy(random.normal(0, 0.1, length).astype(np.float32)) for length in lengths]
     counts = [composite.num_audio_tokens(length) for length in lengths]
     with torch.inference_mode():
-        together = embed_clips(composite.model.model, composite.log_mel, clips, counts).split(counts)
+        together = embed_clips(composite.model.model, composite.front_end, clips, counts).split(counts)
         for clip, count, embedded in zip(clips, counts, together, strict=True):
-            alone = embed_clips(composite.model.model, composite.log_mel, [clip], [count])
+            alone = embed_clips(composite.model.model, composite.front_end, [clip], [count])
             torch.testing.assert_close(embedded, alone, rtol=1e-4, atol=1e-5)
     processor = build_processor(composite)
     inputs = processor.feature_extractor([clip.numpy() for clip in clips])
@@ -147,8 +147,8 @@ def test_in_the_composite_clips_take_as_many_tokens_as_promised(values: dict[str
 
 def test_what_decides_lengths_is_in_the_fingerprint(folder: Path) -> None:
     prints = [build(folder, values).geometry_fingerprint for values in SMALL]
-    assert prints[0] == prints[1] == prints[2] == prints[3] == "160/8"
-    assert prints[4:] == ["160/8/5:1", "160/8/7:2", "160/8/15:3"]
+    assert prints[0] == prints[1] == prints[2]
+    assert len(set(prints[2:])) == 5
 
 
 @pytest.mark.parametrize("values", SMALL[2:6:3], ids=str)

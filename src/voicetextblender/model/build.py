@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import torch
 from pydantic import model_validator
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from voicetextblender.audio.features import LogMel, LogMelConfig
-from voicetextblender.audio.lengths import num_audio_tokens
+from voicetextblender.audio.front_end import FrontEnd, open_front_end
+from voicetextblender.audio.lengths import TokenCount
 from voicetextblender.chat.render import Renderer
 from voicetextblender.config import StrictConfig
 from voicetextblender.errors import ModelError, describe
@@ -22,6 +20,10 @@ from voicetextblender.files import derive_seed
 from voicetextblender.model.adapters.base import initialise_projection
 from voicetextblender.model.adapters.config import AdapterConfig, ConformerConfig
 from voicetextblender.model.configuration import VoiceTextBlenderConfig
+from voicetextblender.model.encoders.families import encoder_stages
+from voicetextblender.model.encoders.load import load_encoder, load_whole
+from voicetextblender.model.encoders.plan import plan_encoder
+from voicetextblender.model.encoders.settings import EncoderSettings
 from voicetextblender.model.lora import LoraSettings, add_lora
 from voicetextblender.model.modeling import VoiceTextBlenderForConditionalGeneration
 from voicetextblender.model.trainable import TrainableConfig, set_trainable
@@ -33,7 +35,9 @@ class ModelConfig(StrictConfig):
     llm: str
     """Folder or hub name of a causal LLM with a chat template."""
     speech_encoder: str
-    """Folder or hub name of a FastConformer encoder (the library's Parakeet classes)."""
+    """Folder or hub name of a speech encoder, or of a model around one."""
+    encoder: EncoderSettings = EncoderSettings()
+    """How the speech encoder is used."""
     audio_token: str = "<|audio|>"
     """A special token of the LLM's tokenizer that holds the place of one audio embedding."""
     adapter: AdapterConfig = ConformerConfig()
@@ -62,24 +66,19 @@ class Composite:
     model: VoiceTextBlenderForConditionalGeneration
     tokenizer: PreTrainedTokenizerBase
     renderer: Renderer
-    log_mel: LogMel
+    front_end: FrontEnd
     config: ModelConfig
 
     @property
-    def num_audio_tokens(self) -> Callable[[int], int]:
+    def num_audio_tokens(self) -> TokenCount:
         """From the samples of a clip to its audio placeholder tokens; picklable, and knows nothing of the weights."""
-        return partial(
-            num_audio_tokens,
-            hop_length=self.log_mel.config.hop_length,
-            subsampling_factor=self.model.config.audio_config.subsampling_factor,
-            **self.config.adapter.windows,
-        )
+        encoder = encoder_stages(self.model.config.audio_config)
+        return TokenCount((self.front_end.config.framing, *encoder, *self.config.adapter.stages))
 
     @property
     def geometry_fingerprint(self) -> str:
         """A string that changes when the number of audio tokens per clip does."""
-        encoder = f"{self.log_mel.config.hop_length}/{self.model.config.audio_config.subsampling_factor}"
-        return f"{encoder}{self.config.adapter.fingerprint}"
+        return self.num_audio_tokens.fingerprint
 
 
 def build_composite(config: ModelConfig, seed: int) -> Composite:
@@ -90,11 +89,13 @@ def build_composite(config: ModelConfig, seed: int) -> Composite:
             nothing.
     """
     llm = load_whole(AutoModelForCausalLM, config.llm)
-    encoder = load_encoder(config.speech_encoder)
+    plan = plan_encoder(config.speech_encoder, config.encoder)
+    encoder = load_encoder(plan)
     tokenizer = AutoTokenizer.from_pretrained(config.llm)
     composite_config = VoiceTextBlenderConfig(
         text_config=llm.config,
         audio_config=encoder.config,
+        front_end_config=plan.front_end.model_dump(),
         adapter_config=config.adapter.model_dump(),
         audio_token_id=find_audio_token(tokenizer, config, llm.config.vocab_size),
     )
@@ -119,71 +120,8 @@ def assemble(
     """Give a model its renderer and features, mark what is trainable, and leave it in evaluation mode."""
     model.eval()
     set_trainable(model, config.trainable, lora_acts=config.lora.gating != "off")
-    log_mel = LogMel(LogMelConfig(num_mels=model.config.audio_config.num_mel_bins))
-    return Composite(model, tokenizer, Renderer(tokenizer, config.audio_token), log_mel, config)
-
-
-def load_whole(auto_class: Any, path: str) -> PreTrainedModel:
-    """A pretrained model in fp32, with every weight of the model found in the checkpoint.
-
-    Raises:
-        ModelError: No such folder, or weights missing from it (they would stay random).
-    """
-    try:
-        model, report = auto_class.from_pretrained(path, dtype=torch.float32, output_loading_info=True)
-    except OSError as error:
-        raise ModelError(
-            describe(
-                path,
-                f"no model can be loaded ({str(error).splitlines()[0]})",
-                "a save_pretrained folder or a hub name",
-                "Check the path; the embedded base models are made by `vtb prepare mini`",
-            )
-        ) from error
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise ModelError(
-            describe(
-                path,
-                f"{len(missing)} weights are missing, first {missing[:5]}",
-                f"every weight of {type(model).__name__}",
-                "Use a complete checkpoint",
-            )
-        )
-    return model
-
-
-def load_encoder(path: str) -> PreTrainedModel:
-    """A FastConformer encoder, from an encoder folder or from a CTC model that contains one.
-
-    Raises:
-        ModelError: Another kind of model.
-    """
-    try:
-        config = AutoConfig.from_pretrained(path)
-    except OSError as error:
-        raise ModelError(
-            describe(
-                path,
-                "no speech encoder can be loaded",
-                "a save_pretrained folder or a hub name",
-                "Check the path; the embedded base models are made by `vtb prepare mini`",
-            )
-        ) from error
-    if config.model_type == "parakeet_encoder":
-        return load_whole(AutoModel, path)
-    if config.model_type == "parakeet_ctc":
-        from transformers import ParakeetForCTC
-
-        return load_whole(ParakeetForCTC, path).encoder
-    raise ModelError(
-        describe(
-            path,
-            f"model type '{config.model_type}'",
-            "'parakeet_encoder' or 'parakeet_ctc' (FastConformer)",
-            "Choose a FastConformer encoder",
-        )
-    )
+    front_end = open_front_end(model.config.front_end_config)
+    return Composite(model, tokenizer, Renderer(tokenizer, config.audio_token), front_end, config)
 
 
 def find_audio_token(tokenizer: PreTrainedTokenizerBase, config: ModelConfig, vocab_size: int) -> int:

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from voicetextblender.audio.augment import SpecAugmentConfig, spec_augment
-from voicetextblender.audio.features import LogMel
+from voicetextblender.audio.front_end import FrontEnd
 from voicetextblender.audio.groups import group_by_length
 from voicetextblender.model.modeling import VoiceTextBlenderModel
 
@@ -23,16 +23,16 @@ def pad_waveforms(
 
 
 def extract_features(
-    log_mel: LogMel, waveforms: Sequence[Float[Tensor, " _samples"]]
-) -> tuple[Float[Tensor, "clips frames mels"], Bool[Tensor, "clips frames"]]:
-    """Log-mel features of clips and the mask of their valid audio frames."""
-    features, num_frames = log_mel(*pad_waveforms(waveforms))
+    front_end: FrontEnd, waveforms: Sequence[Float[Tensor, " _samples"]]
+) -> tuple[Float[Tensor, "clips frames bins"], Bool[Tensor, "clips frames"]]:
+    """Features of clips and the mask of their valid audio frames."""
+    features, num_frames = front_end(*pad_waveforms(waveforms))
     return features, torch.arange(features.shape[1], device=features.device) < num_frames[:, None]
 
 
 def embed_clips(
     model: VoiceTextBlenderModel,
-    log_mel: LogMel,
+    front_end: FrontEnd,
     waveforms: Sequence[Float[Tensor, " _samples"]],
     num_audio_tokens: Sequence[int],
     augment: SpecAugmentConfig | None = None,
@@ -46,7 +46,7 @@ def embed_clips(
     """
     pieces: dict[int, Tensor] = {}
     for group in group_by_length([len(waveform) for waveform in waveforms]):
-        features, mask = extract_features(log_mel, [waveforms[index] for index in group])
+        features, mask = extract_features(front_end, [waveforms[index] for index in group])
         if augment is not None:
             features = spec_augment(features, mask.sum(1), augment, [keys[index] for index in group])
         embeddings = model.get_audio_features(features, mask).pooler_output

@@ -22,8 +22,9 @@ from voicetextblender.audio.groups import group_by_length
 from voicetextblender.batch import Batch
 from voicetextblender.errors import ModelError, describe
 from voicetextblender.model.adapters.conformer import ConformerAdapter
-from voicetextblender.model.build import Composite, load_whole
+from voicetextblender.model.build import Composite
 from voicetextblender.model.clips import extract_features
+from voicetextblender.model.encoders.load import load_whole
 
 PAUSE = "…"
 """What an LLM has read where a speaker said nothing."""
@@ -94,7 +95,7 @@ def listen(composite: Composite, encoder_path: str, pieces: Tensor, batches: Ite
     encoded, log_posteriors = [], [torch.zeros(0, len(pieces), device=device)]
     for waveforms in (batch.to(device).waveforms for batch in batches):
         for group in group_by_length([len(waveform) for waveform in waveforms]):
-            features, mask = extract_features(composite.log_mel, [waveforms[index] for index in group])
+            features, mask = extract_features(composite.front_end, [waveforms[index] for index in group])
             output = model.audio_tower(input_features=features, attention_mask=mask)
             valid = output.attention_mask.bool()
             encoded.append((output.last_hidden_state, valid))

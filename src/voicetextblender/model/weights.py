@@ -15,8 +15,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from voicetextblender.errors import ModelError, describe
 from voicetextblender.files import fingerprint
-from voicetextblender.model.build import Composite, ModelConfig, assemble, load_whole
+from voicetextblender.model.build import Composite, ModelConfig, assemble
 from voicetextblender.model.configuration import VoiceTextBlenderConfig
+from voicetextblender.model.encoders.load import load_whole
 from voicetextblender.model.lora import add_lora, load_lora_state, lora_state
 from voicetextblender.model.modeling import VoiceTextBlenderForConditionalGeneration
 from voicetextblender.model.processing import build_processor

@@ -46,7 +46,7 @@ def batch_losses(composite: Composite, batch: Batch, config: TrainConfig) -> Flo
         if batch.waveforms:
             audio = embed_clips(
                 model.model,
-                composite.log_mel,
+                composite.front_end,
                 batch.waveforms,
                 batch.num_audio_tokens,
                 config.spec_augment if model.training else None,

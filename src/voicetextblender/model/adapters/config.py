@@ -6,25 +6,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
 
+from voicetextblender.audio.lengths import Stage
 from voicetextblender.config import StrictConfig
 
-
-class _AdapterConfig(StrictConfig):
-    """What all adapters have."""
-
-    @property
-    def windows(self) -> dict[str, int]:
-        """Encoder frames that are read together and audio embeddings written for them (`audio.lengths`)."""
-        return {"frames_per_window": 1, "embeddings_per_window": 1}
-
-    @property
-    def fingerprint(self) -> str:
-        """A string that changes with `windows`, empty where every frame becomes one embedding."""
-        frames, embeddings = self.windows.values()
-        return "" if frames == embeddings == 1 else f"/{frames}:{embeddings}"
+Stages = tuple[Stage, ...]
 
 
-class ConformerConfig(_AdapterConfig):
+class ConformerConfig(StrictConfig):
     """Conformer layers, then one linear map; one embedding per encoder frame (defaults: the authors' configuration).
 
     Args:
@@ -43,6 +31,11 @@ class ConformerConfig(_AdapterConfig):
     conv_kernel_size: int = Field(9, ge=1)
     dropout: float = Field(0.1, ge=0, lt=1)
 
+    @property
+    def stages(self) -> Stages:
+        """From encoder frames to audio embeddings."""
+        return ()
+
     @field_validator("conv_kernel_size")
     @classmethod
     def _check_odd(cls, size: int) -> int:
@@ -51,7 +44,7 @@ class ConformerConfig(_AdapterConfig):
         return size
 
 
-class LinearConfig(_AdapterConfig):
+class LinearConfig(StrictConfig):
     """One linear map; one embedding per encoder frame (as in Canary-Qwen).
 
     Args:
@@ -60,8 +53,13 @@ class LinearConfig(_AdapterConfig):
 
     kind: Literal["linear"] = "linear"
 
+    @property
+    def stages(self) -> Stages:
+        """From encoder frames to audio embeddings."""
+        return ()
 
-class StackConfig(_AdapterConfig):
+
+class StackConfig(StrictConfig):
     """Frames side by side, then SwiGLU; one embedding per stack (as in Ultravox, whose sizes are the defaults).
 
     Args:
@@ -75,12 +73,12 @@ class StackConfig(_AdapterConfig):
     width: int = Field(4096, ge=2, multiple_of=2)
 
     @property
-    def windows(self) -> dict[str, int]:
-        """See `ConformerConfig`."""
-        return {"frames_per_window": self.stack_factor, "embeddings_per_window": 1}
+    def stages(self) -> Stages:
+        """From encoder frames to audio embeddings: one for each stack, the last of a clip begun only."""
+        return (Stage(1, self.stack_factor),)
 
 
-class QFormerConfig(_AdapterConfig):
+class QFormerConfig(StrictConfig):
     """Trained queries that attend to windows of frames (as in Granite-Speech, whose sizes are the defaults).
 
     Args:
@@ -102,9 +100,9 @@ class QFormerConfig(_AdapterConfig):
     dropout: float = Field(0.1, ge=0, lt=1)
 
     @property
-    def windows(self) -> dict[str, int]:
-        """See `ConformerConfig`."""
-        return {"frames_per_window": self.window, "embeddings_per_window": self.num_queries}
+    def stages(self) -> Stages:
+        """From encoder frames to audio embeddings: all queries for each window, the last of a clip begun only."""
+        return (Stage(1, self.window, outputs=self.num_queries),)
 
 
 def _name_kind(value: Any) -> Any:

@@ -28,6 +28,8 @@ from voicetextblender.model.modeling import VoiceTextBlenderForConditionalGenera
 
 PARTS = {"speech_encoder": "model.audio_tower.", "adapter": "model.adapter."}
 """Name prefixes of the speech parts; everything else is the LLM."""
+NEVER_TRAINED = ("model.audio_tower.embed_positions.weight",)
+"""Whisper's positions are sines, stored like a weight."""
 
 
 class AdapterConfig(StrictConfig):
@@ -194,7 +196,7 @@ def set_trainable(model: nn.Module, trainable: TrainableConfig) -> None:
     for name, parameter in model.named_parameters():
         is_lora = ".lora_" in name
         llm_learns = trainable.llm == "full" or (trainable.llm == "lora" and is_lora)
-        parameter.requires_grad_(learns.get(part_of(name), llm_learns))
+        parameter.requires_grad_(name not in NEVER_TRAINED and learns.get(part_of(name), llm_learns))
 
 
 def trainable_parameters(model: nn.Module) -> dict[str, Tensor]:

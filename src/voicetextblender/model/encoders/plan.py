@@ -59,6 +59,7 @@ def plan_encoder(path: str, settings: EncoderSettings | None = None) -> EncoderP
     config = read_encoder_config(path)
     _check_kind(path, config)
     _cut_layers(config, settings.layer)
+    _leave_out_masking(config)
     front_end = FRONT_ENDS[config.model_type](path, config)
     hop = prod(stage.stride for stage in (front_end.framing, *encoder_stages(config)))
     windows = _choose_windows(config, settings, hop)
@@ -141,6 +142,13 @@ def _cut_layers(config: PreTrainedConfig, layer: int | None) -> None:
         raise ModelError(describe(where, found, f"the encoder has {num_layers} layers", "Choose one of them"))
     setattr(config, key, layer)
     config.is_cut = True
+
+
+def _leave_out_masking(config: PreTrainedConfig) -> None:
+    """The library's own masking of features in training follows no key of ours; the weight for it is not made."""
+    for key in ("mask_time_prob", "mask_feature_prob"):
+        if hasattr(config, key):
+            setattr(config, key, 0.0)
 
 
 def _choose_windows(config: PreTrainedConfig, settings: EncoderSettings, hop: int) -> Windows | None:

@@ -20,6 +20,8 @@ from voicetextblender.audio.whisper_mel import WhisperMelConfig
 from voicetextblender.audio.windows import Windows
 from voicetextblender.errors import ModelError, describe
 from voicetextblender.model.encoders.families import FAMILIES, encoder_stages
+from voicetextblender.model.encoders.nemo_archive import SUFFIX
+from voicetextblender.model.encoders.nemo_settings import nemo_encoder_config
 from voicetextblender.model.encoders.settings import EncoderSettings
 from voicetextblender.units import SAMPLING_RATE, seconds_to_samples
 
@@ -50,7 +52,7 @@ def plan_encoder(path: str, settings: EncoderSettings | None = None) -> EncoderP
     """Read what a checkpoint says about its encoder, and apply `settings`.
 
     Args:
-        path: a `save_pretrained` folder or hub name, of the encoder or of a model around it.
+        path: a `save_pretrained` folder or hub name, of the encoder or of a model around it; or a `.nemo` archive.
 
     Raises:
         ModelError: No such model, one of another kind, or settings that it cannot take.
@@ -83,6 +85,8 @@ def read_encoder_config(path: str) -> PreTrainedConfig:
     Raises:
         ModelError: There is no checkpoint.
     """
+    if path.endswith(SUFFIX):
+        return nemo_encoder_config(path)
     try:
         config = AutoConfig.from_pretrained(path)
     except (OSError, ValueError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from voicetextblender.audio.lengths import TokenCount
 from voicetextblender.errors import ModelError, describe
 from voicetextblender.model.build import ModelConfig
 from voicetextblender.model.configuration import VoiceTextBlenderConfig
-from voicetextblender.model.encoders.plan import plan_encoder
+from voicetextblender.model.encoders.plan import plan_encoder, read_encoder_config
 from voicetextblender.model.known_models import config_of, find_known
 from voicetextblender.model.lora import add_lora
 from voicetextblender.model.modeling import VoiceTextBlenderForConditionalGeneration
@@ -48,11 +49,9 @@ def build_skeleton(config: ModelConfig) -> Skeleton:
     Raises:
         ModelError: a configuration that is neither there nor known; LoRA targets or modules that match nothing.
     """
-    text_config, llm_shapes = find_config(config.llm)
-    encoder_config, encoder_shapes = find_config(config.speech_encoder)
-    plan = plan_encoder(
-        config.speech_encoder, config.encoder, getattr(encoder_config, "encoder_config", encoder_config)
-    )
+    text_config, llm_shapes = find_config(config.llm, read_llm_config)
+    encoder_config, encoder_shapes = find_config(config.speech_encoder, read_encoder_config)
+    plan = plan_encoder(config.speech_encoder, config.encoder, encoder_config)
     composite_config = VoiceTextBlenderConfig(
         text_config=text_config,
         audio_config=plan.config,
@@ -68,20 +67,38 @@ def build_skeleton(config: ModelConfig) -> Skeleton:
     return Skeleton(model, plan.num_audio_tokens, count, llm_shapes, encoder_shapes)
 
 
-def find_config(path: str) -> tuple[PreTrainedConfig, str]:
-    """The configuration of a model, from a folder or the hub's cache, from the known public models, or from the hub.
+def find_config(path: str, read: Callable[[str], PreTrainedConfig]) -> tuple[PreTrainedConfig, str]:
+    """The configuration of a model from this machine, from the known public models, or from the hub; and which it was.
 
-    Raises:
-        ModelError: it is in none of these.
+    Args:
+        read: from a folder, a file or a hub name to the configuration.
     """
-    try:
-        return AutoConfig.from_pretrained(path, local_files_only=True), "this machine"
-    except (OSError, ValueError):
-        pass
+    if is_on_this_machine(path):
+        return read(path), "this machine"
     if known := find_known(path):
         return config_of(known), f"known: {known.source}"
+    return read(path), "the hub"
+
+
+def is_on_this_machine(path: str) -> bool:
+    """Whether a model is a file or folder of that name, or in the hub's cache."""
+    if Path(path).exists():
+        return True
     try:
-        return AutoConfig.from_pretrained(path), "the hub"
+        AutoConfig.from_pretrained(path, local_files_only=True)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def read_llm_config(path: str) -> PreTrainedConfig:
+    """The configuration of an LLM in a folder or on the hub.
+
+    Raises:
+        ModelError: there is none.
+    """
+    try:
+        return AutoConfig.from_pretrained(path)
     except (OSError, ValueError) as error:
         raise ModelError(
             describe(
@@ -91,17 +108,6 @@ def find_config(path: str) -> tuple[PreTrainedConfig, str]:
                 "Check the path; the embedded base models are made by `vtb prepare mini`",
             )
         ) from None
-
-
-def is_on_this_machine(path: str) -> bool:
-    """Whether a model's files are in a folder of that name, or in the hub's cache."""
-    if Path(path).exists():
-        return True
-    try:
-        AutoConfig.from_pretrained(path, local_files_only=True)
-    except (OSError, ValueError):
-        return False
-    return True
 
 
 def num_lora_parameters(skeleton: Skeleton, fused: bool = False) -> int:

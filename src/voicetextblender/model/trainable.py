@@ -17,6 +17,9 @@ Part = Literal["speech_encoder", "adapter", "llm"]
 PARTS: dict[Part, str] = {"speech_encoder": "model.audio_tower.", "adapter": "model.adapter."}
 """Name prefixes of the speech parts; everything else is the LLM."""
 
+NEVER_TRAINED = ("model.audio_tower.embed_positions.weight",)
+"""Whisper's positions are sines, stored like a weight."""
+
 LLM_PREFIX = "model.language_model."
 """Name prefix of the LLM without its head."""
 
@@ -74,6 +77,7 @@ def set_trainable(model: nn.Module, trainable: TrainableConfig, lora_acts: bool 
     learns = {name for part, choice in chosen.items() for name in _choose(part, names[part], choice)}
     if trainable.llm == "lora" and lora_acts:
         learns |= pairs
+    learns -= set(NEVER_TRAINED)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in learns)
 

@@ -14,10 +14,12 @@ import torch
 from pydantic import Field, model_validator
 from torch.utils.data import DataLoader, Dataset
 
+from voicetextblender.audio.distort import AugmentConfig
 from voicetextblender.batch import Batch, collate
 from voicetextblender.chat.clips import read_clip
 from voicetextblender.chat.conversation import Conversation
 from voicetextblender.chat.render import Rendered, Renderer
+from voicetextblender.data.augment import Augmenter
 from voicetextblender.data.blend import Blend
 from voicetextblender.data.index import Geometry, Limits, SourceIndex, open_index
 from voicetextblender.data.plan import Draw, Microbatch, Plan, PlanConfig
@@ -37,12 +39,14 @@ class DataConfig(PlanConfig):
     Args:
         sources: what is blended.
         num_workers: processes that read and decode; 0 does it in the training process.
+        augment: how the waveforms of clips are changed; null for not at all.
         on_bad_row: "stop" refuses a manifest with rows that cannot be used; "skip" drops and counts them.
         cache_dir: folder of the stored indexes and of what readers keep, relative to the working directory.
     """
 
     sources: tuple[SourceConfig, ...] = Field(min_length=1)
     num_workers: int = Field(2, ge=0)
+    augment: AugmentConfig | None = None
     on_bad_row: Literal["stop", "skip"] = "stop"
     cache_dir: str = "runs/cache"
 
@@ -61,8 +65,9 @@ class Loader:
     Args:
         plan: which conversations make up a step.
         indexes: the sources of the plan, in its order.
-        seed: key of the clips' augmentation.
+        seed: key of wordings and of all that is done to clips.
         num_workers: processes; the batches do not depend on it.
+        augment: changes the clips, at the speeds of the plan; None leaves them as they are.
     """
 
     def __init__(
@@ -73,6 +78,7 @@ class Loader:
         geometry: Geometry,
         seed: int,
         num_workers: int = 0,
+        augment: Augmenter | None = None,
     ) -> None:
         self.plan = plan
         self.indexes = tuple(indexes)
@@ -80,6 +86,7 @@ class Loader:
         self.geometry = geometry
         self.seed = seed
         self.num_workers = num_workers
+        self.augment = augment
 
     def steps(self, start: int, stop: int, rank: int = 0, num_ranks: int = 1) -> Iterator[list[Batch]]:
         """The microbatches of one rank for the steps `start` to `stop` (excluded), in order.
@@ -114,23 +121,32 @@ class Loader:
     def _make_batch(self, rows: Microbatch) -> Batch:
         draws = list(chain.from_iterable(rows))
         conversations = [self.indexes[draw.source].read(draw.row, self._wording_key(draw)) for draw in draws]
-        waveforms = [self._read_clips(*pair) for pair in zip(draws, conversations, strict=True)]
-        rendered = [self._render(*triple) for triple in zip(draws, conversations, waveforms, strict=True)]
-        keys = [self._clip_keys(draw, len(clips)) for draw, clips in zip(draws, waveforms, strict=True)]
+        clips = [self._read_clips(*pair) for pair in zip(draws, conversations, strict=True)]
+        keys = [self._clip_keys(draw, len(waveforms)) for draw, waveforms in zip(draws, clips, strict=True)]
+        heard = [self._change(*triple) for triple in zip(draws, clips, keys, strict=True)]
+        rendered = [self._render(*all_of_one) for all_of_one in zip(draws, conversations, clips, heard, strict=True)]
         tasks = [conversation.task for conversation in conversations]
-        return collate(rendered, waveforms, keys, tasks, [len(row) for row in rows])
+        return collate(rendered, heard, keys, tasks, [len(row) for row in rows])
 
     def _read_clips(self, draw: Draw, conversation: Conversation) -> list[np.ndarray]:
         where = self.indexes[draw.source].where(draw.row)
         return [read_clip(clip, where) for clip in conversation.clips]
 
-    def _render(self, draw: Draw, conversation: Conversation, waveforms: Sequence[np.ndarray]) -> Rendered:
+    def _change(self, draw: Draw, clips: list[np.ndarray], keys: Sequence[int]) -> list[np.ndarray]:
+        return clips if self.augment is None else self.augment(draw, clips, keys)
+
+    def _render(
+        self, draw: Draw, conversation: Conversation, clips: Sequence[np.ndarray], heard: Sequence[np.ndarray]
+    ) -> Rendered:
+        """The conversation with the clips as they are heard; without augmentation it is as long as the index says."""
         index = self.indexes[draw.source]
         where = index.where(draw.row)
-        num_audio_tokens = [self.geometry.num_audio_tokens(len(waveform)) for waveform in waveforms]
+        num_audio_tokens = [self.geometry.num_audio_tokens(len(waveform)) for waveform in heard]
         rendered = self.renderer.render(conversation, num_audio_tokens, where=where)
-        if not index.may_have(draw.row, len(rendered.token_ids)):
-            found, expected = f"{len(rendered.token_ids)} tokens", f"the index says {index.num_tokens[draw.row]}"
+        added = sum(num_audio_tokens) - sum(self.geometry.num_audio_tokens(len(waveform)) for waveform in clips)
+        num_tokens = len(rendered.token_ids) - added
+        if not index.may_have(draw.row, num_tokens):
+            found, expected = f"{num_tokens} tokens", f"the index says {index.num_tokens[draw.row]}"
             fix = f"The manifest or its audio was changed meanwhile: start again, or remove '{index.stem.parent}'"
             raise DataError(describe(where, found, expected, fix))
         return rendered
@@ -158,12 +174,14 @@ def build_loader(
         show_progress: opens a display of progress for each source that is indexed (`voicetextblender.progress`).
 
     Raises:
-        DataError: a source that cannot be used.
+        DataError: a source, or a folder of noise or rooms, that cannot be used.
     """
     indexes = open_indexes(config, renderer, geometry, show_progress)
     weights = {source.name: source.weight for source in config.sources if source.weight > 0}
     blend = Blend(weights, {index.name: len(index) for index in indexes}, seed)
-    return Loader(Plan(indexes, blend, config), indexes, renderer, geometry, seed, config.num_workers)
+    augment = Augmenter(indexes, config.augment, geometry, seed, Path(config.cache_dir))
+    plan = Plan(indexes, blend, config, augment.speeds)
+    return Loader(plan, indexes, renderer, geometry, seed, config.num_workers, augment)
 
 
 def open_indexes(

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.data.rows import WriteManifest, audio_row, text_row, write_tone
-from tests.data.test_loader import assert_same
+from tests.data.test_loader import assert_same, batches_of
 from voicetextblender.chat.render import Renderer
 from voicetextblender.data.index import Geometry
 from voicetextblender.data.loader import DataConfig, Loader, build_loader
@@ -86,7 +86,7 @@ def test_what_is_heard_follows_from_seed_epoch_row_and_clip(build: Any) -> None:
 
 
 def test_batches_do_not_depend_on_workers(build: Any) -> None:
-    assert_same(list(build(num_workers=2).steps(2, 6)), list(build().steps(2, 6)))
+    assert_same(batches_of(build(num_workers=2).steps(2, 6)), batches_of(build().steps(2, 6)))
 
 
 def test_a_source_may_be_left_out_or_have_its_own_way(build: Any) -> None:

@@ -108,7 +108,7 @@ def read_waveform(
         num_samples = seconds_to_samples(duration_s, sampling_rate)
     if source_rate != sampling_rate and samples.size:
         samples = np.asarray(soxr.resample(samples, source_rate, sampling_rate), dtype=np.float32)
-    waveform = _fit_length(samples, num_samples)
+    waveform = fit_length(samples, num_samples)
     check_waveform(waveform, clip.place, subject=clip.subject, min_samples=_frame_samples(sampling_rate))
     return waveform
 
@@ -274,7 +274,7 @@ def _import_pyav(clip: _Clip, first_error: Exception) -> ModuleType:
         )
 
 
-def _fit_length(samples: np.ndarray, num_samples: int) -> np.ndarray:
+def fit_length(samples: np.ndarray, num_samples: int) -> np.ndarray:
     """Crop or pad with silence: resampling and rounded durations leave a few samples too many or too few."""
     fitted = np.zeros(num_samples, dtype=np.float32)
     fitted[: len(samples)] = samples[:num_samples]

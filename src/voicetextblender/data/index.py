@@ -156,6 +156,11 @@ class SourceIndex:
         return np.asarray(self._columns["num_samples"][self._usable])
 
     @cached_property
+    def longest_clip(self) -> NDArray[np.int32]:
+        """Samples at 16 kHz of the longest clip of each usable row."""
+        return np.asarray(self._columns["longest_clip"][self._usable])
+
+    @cached_property
     def num_clips(self) -> NDArray[np.int32]:
         """Clips of each usable row."""
         return np.asarray(self._columns["num_clips"][self._usable])

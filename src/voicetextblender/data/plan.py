@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 from voicetextblender.config import StrictConfig
 from voicetextblender.data.blend import Blend
 from voicetextblender.data.packing import conversation_cost, pack, share_evenly, split
+from voicetextblender.data.speed import Speeds
 
 
 class PlanConfig(StrictConfig):
@@ -75,14 +76,18 @@ class Plan:
     Args:
         indexes: one per source of the blend, in its order.
         blend: the order of draws; step `s` takes the draws from `s * conversations_per_step` on.
+        speeds: how fast the clips of a draw are heard; as they are when None.
     """
 
-    def __init__(self, indexes: Sequence[RowLengths], blend: Blend, config: PlanConfig) -> None:
+    def __init__(
+        self, indexes: Sequence[RowLengths], blend: Blend, config: PlanConfig, speeds: Speeds | None = None
+    ) -> None:
         assert len(indexes) == len(blend.names)
         assert all(len(index.num_tokens) == size for index, size in zip(indexes, blend.sizes, strict=True))
         self.indexes = tuple(indexes)
         self.blend = blend
         self.config = config
+        self.speeds = speeds
 
     def step(self, step: int, rank: int = 0, num_ranks: int = 1) -> tuple[Microbatch, ...]:
         """The microbatches of one rank, longest rows first, each within the token budget.
@@ -116,6 +121,8 @@ class Plan:
         return [Draw(*row, position=start + i) for i, row in enumerate(rows)]
 
     def length(self, draw: Draw) -> tuple[int, int]:
-        """Tokens of a conversation, and how many of them are audio."""
+        """Tokens of a conversation at the speed of its draw, and how many of them are audio; never less than it has."""
+        if self.speeds is not None:
+            return self.speeds.length(draw.source, draw.epoch, draw.row)
         index = self.indexes[draw.source]
         return int(index.num_tokens[draw.row]), int(index.num_audio_tokens[draw.row])

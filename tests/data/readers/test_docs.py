@@ -8,6 +8,7 @@ from typing import get_args
 
 import yaml
 
+from voicetextblender.data.loader import DataConfig
 from voicetextblender.data.readers.config import Kind, SourceConfig
 from voicetextblender.data.readers.values import USUAL_NAMES
 from voicetextblender.data.sources import _OPEN
@@ -16,8 +17,14 @@ PAGE = (Path(__file__).parents[3] / "docs" / "data.md").read_text("utf-8")
 
 
 def test_every_kind_is_shown_and_read() -> None:
-    blocks = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
-    shown = [SourceConfig.model_validate(source) for block in blocks for source in yaml.safe_load(block)]
+    blocks = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)]
+    shown = [SourceConfig.model_validate(source) for block in blocks if isinstance(block, list) for source in block]
+    shown += [
+        source
+        for block in blocks
+        if isinstance(block, dict)
+        for source in DataConfig.model_validate(block["data"]).sources
+    ]
     assert {source.kind for source in shown} | {"jsonl"} == set(get_args(Kind)) == set(_OPEN)
     assert all(f"`{kind}`" in PAGE for kind in get_args(Kind))
 

@@ -6,6 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from voicetextblender.audio.distort import AugmentConfig
 from voicetextblender.chat.slots import CLIP_SLOT, QUESTION_SLOT
 from voicetextblender.config import StrictConfig
 
@@ -115,6 +116,7 @@ class SourceConfig(StrictConfig):
         language: language of the speech, for rows that do not tell.
         target_language: language of the translation, for rows that do not tell.
         prompts: more wordings of what is asked about a clip.
+        augment: `shared` does what `data.augment` says, `none` nothing; or a section of its own in place of that one.
     """
 
     name: str = Field(min_length=1)
@@ -131,6 +133,7 @@ class SourceConfig(StrictConfig):
     language: str | None = None
     target_language: str | None = None
     prompts: PromptsConfig = PromptsConfig()
+    augment: Literal["shared", "none"] | AugmentConfig = "shared"
 
     @model_validator(mode="after")
     def _check_options(self) -> Self:

@@ -108,7 +108,7 @@ class Source:
     @property
     def identity(self) -> str:
         """Two sources whose identity and fingerprint agree have the same conversations, but for their task."""
-        options = self.config.model_dump(mode="json", exclude={"name", "path", "weight", "task"})
+        options = self.config.model_dump(mode="json", exclude={"name", "path", "weight", "task", "augment"})
         # Where the files lie counts too: relative audio paths start from there.
         places = (*self.store.paths, self.config.audio_folder or "", self.config.tars or "")
         whole = [path if is_remote(path) else os.path.abspath(path) for path in places]

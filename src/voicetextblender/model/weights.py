@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from voicetextblender.errors import ModelError, describe
@@ -29,24 +30,26 @@ LLM_WEIGHTS = "llm.safetensors"
 LORA_FOLDER = "lora"
 
 
-def save_composite(composite: Composite, folder: Path) -> None:
-    """Write the trained parts, configuration and processor of a composite; the folder appears whole or not at all."""
+def save_composite(composite: Composite, folder: Path, tensors: dict[str, Tensor] | None = None) -> None:
+    """Write the trained parts, configuration and processor of a composite; the folder appears whole or not at all.
+
+    Args:
+        tensors: what `whole_state` returned, where the model itself holds shards.
+    """
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     model = composite.model
     model.config.save_pretrained(partial)
     build_processor(composite).save_pretrained(partial)
-    state = model.state_dict()
-    save_file(
-        _contiguous({k: v for k, v in state.items() if k.startswith(tuple(PARTS.values()))}), partial / SPEECH_WEIGHTS
-    )
+    state = whole_state(composite) if tensors is None else tensors
+    save_file({k: v for k, v in state.items() if k.startswith(tuple(PARTS.values()))}, partial / SPEECH_WEIGHTS)
     if composite.config.trainable.llm == "lora":
         (partial / LORA_FOLDER).mkdir()
-        save_file(_contiguous(lora_state(model)), partial / LORA_FOLDER / "adapter_model.safetensors")
+        save_file(lora_state(model, state), partial / LORA_FOLDER / "adapter_model.safetensors")
         model.peft_config["default"].save_pretrained(str(partial / LORA_FOLDER))
     if composite.config.trainable.changes_llm_weights:
-        save_file(_contiguous(_llm_state(model)), partial / LLM_WEIGHTS)
+        save_file({key: state[key] for key in _llm_keys(model)}, partial / LLM_WEIGHTS)
     manifest = {
         "format": 1,
         "model": composite.config.model_dump(mode="json"),
@@ -91,7 +94,7 @@ def load_composite(folder: Path) -> Composite:
     speech = {key for key in model.state_dict() if key.startswith(tuple(PARTS.values()))}
     _load_exactly(model, load_file(folder / SPEECH_WEIGHTS), speech, str(folder / SPEECH_WEIGHTS))
     if config.trainable.changes_llm_weights:
-        _load_exactly(model, load_file(folder / LLM_WEIGHTS), set(_llm_state(model)), str(folder / LLM_WEIGHTS))
+        _load_exactly(model, load_file(folder / LLM_WEIGHTS), _llm_keys(model), str(folder / LLM_WEIGHTS))
     if config.trainable.llm == "lora":
         add_lora(model, config.lora)
         lora_file = folder / LORA_FOLDER / "adapter_model.safetensors"
@@ -105,11 +108,26 @@ def hash_weights(path: str) -> dict[str, str]:
     return {file.name: fingerprint(file) for file in sorted(Path(path).glob("*.safetensors"))}
 
 
-def _llm_state(model: VoiceTextBlenderForConditionalGeneration) -> dict[str, Tensor]:
-    state = {key: value for key, value in model.state_dict().items() if not key.startswith(tuple(PARTS.values()))}
-    if model.config.tie_word_embeddings:
-        state.pop("lm_head.weight", None)
-    return state
+def whole_state(composite: Composite) -> dict[str, Tensor]:
+    """The tensors that `save_composite` writes, whole and in host memory; of shards, every rank must call it."""
+    model, wanted = composite.model, set[str]()
+    for key in model.state_dict():
+        if key.startswith(tuple(PARTS.values())) or ".lora_" in key:
+            wanted.add(key)
+    if composite.config.trainable.changes_llm_weights:
+        wanted |= _llm_keys(model)
+    return {key: _whole(value) for key, value in model.state_dict().items() if key in wanted}
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    tensor = tensor.detach()
+    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).cpu().contiguous()
+
+
+def _llm_keys(model: VoiceTextBlenderForConditionalGeneration) -> set[str]:
+    """Keys of the LLM's own weights, a tied head left out."""
+    keys = {key for key in model.state_dict() if not key.startswith(tuple(PARTS.values()))}
+    return keys - {"lm_head.weight"} if model.config.tie_word_embeddings else keys
 
 
 def _load_exactly(model: torch.nn.Module, state: dict[str, Tensor], expected: set[str], where: str) -> None:
@@ -123,10 +141,6 @@ def _load_exactly(model: torch.nn.Module, state: dict[str, Tensor], expected: se
             describe(where, found, f"exactly the {len(expected)} tensors of the model", "Use the weights of this model")
         )
     model.load_state_dict(state, strict=False)
-
-
-def _contiguous(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {key: value.detach().cpu().contiguous() for key, value in state.items()}
 
 
 def _portable_path(path: str, folder: Path) -> dict[str, Any] | str:

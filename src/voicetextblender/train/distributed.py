@@ -12,6 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from voicetextblender.errors import RunError, describe
+
 ItemT = TypeVar("ItemT")
 
 
@@ -42,20 +44,6 @@ class Ranks:
         dist.all_gather_object(gathered, items)
         return [item for group in gathered for item in group or []]
 
-    def sum_gradients(self, parameters: list[Tensor]) -> None:
-        """Sum every gradient over all ranks; a rank that did not touch a parameter counts as zero.
-
-        One flat buffer and one call per step, after the last microbatch: unlike hooks on single parameters, this does
-        not care which ranks had audio.
-        """
-        if self.num_ranks == 1:
-            return
-        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        flat = self.sum(torch.cat([gradient.flatten() for gradient in gradients]))
-        pieces = flat.split([gradient.numel() for gradient in gradients])
-        for parameter, piece in zip(parameters, pieces, strict=True):
-            parameter.grad = piece.view_as(parameter)
-
     @contextmanager
     def first_rank_first(self) -> Iterator[None]:
         """Run a block on the first rank, then on the others: what the first one cached, they find.
@@ -78,16 +66,30 @@ class Ranks:
 
 @contextmanager
 def join_ranks(device: str) -> Iterator[Ranks]:
-    """Take part in the run: the process group of `torchrun` if it started us, this process alone otherwise."""
+    """Take part in the run: the process group of `torchrun` if it started us, this process alone otherwise.
+
+    Raises:
+        RunError: There is no GPU for this process.
+    """
     use_cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
     num_ranks, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-    chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if use_cuda else torch.device("cpu")
-    if use_cuda:
-        torch.cuda.set_device(chosen)
+    chosen = _choose_gpu() if use_cuda else torch.device("cpu")
     if num_ranks > 1:
-        dist.init_process_group("nccl" if use_cuda else "gloo")
+        dist.init_process_group("cpu:gloo,cuda:nccl" if use_cuda else "gloo")
     try:
         yield Ranks(rank, num_ranks, chosen)
     finally:
         if num_ranks > 1:
             dist.destroy_process_group()
+
+
+def _choose_gpu() -> torch.device:
+    """The GPU of this process among those of its machine, one for each."""
+    here, wanted = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if wanted > here:
+        found = f"processes on this machine: {wanted}, GPUs: {here}"
+        fix = f"Start torchrun with --nproc-per-node {here}" if here else "Set it to cpu, or train on another machine"
+        raise RunError(describe("train.device", found, "a GPU for each process", fix))
+    chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    torch.cuda.set_device(chosen)
+    return chosen

@@ -24,6 +24,11 @@ def run_on_two_ranks(function: Callable[..., None], *arguments: Any) -> None:
 
 def run_on_ranks(num_ranks: int, function: Callable[..., None], *arguments: Any) -> None:
     """Run `function(ranks, *arguments)` on `num_ranks` ranks; an error on any is raised here."""
+    start_ranks(num_ranks, _join_and_run, function, arguments)
+
+
+def start_ranks(num_ranks: int, function: Callable[..., None], *arguments: Any) -> None:
+    """Run `function(*arguments)` in `num_ranks` processes that know their ranks but have not joined."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -35,5 +40,9 @@ def _run_rank(rank: int, num_ranks: int, port: int, function: Callable[..., None
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(num_ranks), "LOCAL_WORLD_SIZE": str(num_ranks)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
+    function(*arguments)
+
+
+def _join_and_run(function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     with join_ranks("cpu") as ranks:
         function(ranks, *arguments)

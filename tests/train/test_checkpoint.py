@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from voicetextblender.errors import CheckpointError
@@ -51,6 +52,27 @@ def test_a_loaded_checkpoint_goes_on_exactly(tmp_path: Path) -> None:
     assert all(torch.equal(parameters[name], others[name]) for name in parameters)
 
 
+def test_a_checkpoint_in_the_background_holds_the_step_it_was_asked_for(tmp_path: Path) -> None:
+    parameters, optimizer = make_state(300)
+    CheckpointStore(tmp_path / "now", "key", 2, ALONE).save(4, parameters, optimizer)
+    store = CheckpointStore(tmp_path / "later", "key", 2, ALONE, in_background=True)
+    store.save(4, parameters, optimizer)
+    advance(parameters, optimizer)
+    store.wait()
+    assert store.newest() == 4
+    now, later = (load_file(tmp_path / when / "step_00000004" / TENSORS) for when in ("now", "later"))
+    assert now.keys() == later.keys() and all(torch.equal(now[name], later[name]) for name in now)
+    assert not torch.equal(later["weights.a"], parameters["a"])
+
+
+def test_a_checkpoint_in_the_background_that_fails_is_told(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").write_text("a file, where a folder should be made")
+    store = CheckpointStore(tmp_path / "checkpoints", "key", 2, ALONE, in_background=True)
+    store.save(4, *make_state())
+    with pytest.raises(CheckpointError, match=r"step_00000004: the checkpoint cannot be written .*; nothing older is"):
+        store.wait()
+
+
 def test_old_checkpoints_go_and_leftovers_too(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path, "key", 2, ALONE)
     state = make_state()
@@ -85,6 +107,15 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(
         CheckpointError, match=rf"{name} is incomplete; a whole checkpoint\. Delete this folder to go on"
     ):
+        store.load(4, *make_state())
+
+
+def test_a_checkpoint_that_was_changed_is_refused(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, "key", 2, ALONE)
+    store.save(4, *make_state())
+    path = store.path(4) / TENSORS
+    path.write_bytes(b"\xff" * path.stat().st_size)
+    with pytest.raises(CheckpointError, match=r"step_00000004: cannot be read \(.*\); a whole checkpoint\. Delete"):
         store.load(4, *make_state())
 
 

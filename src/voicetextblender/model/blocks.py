@@ -16,7 +16,6 @@ def blocks_of(part: nn.Module) -> list[nn.Module]:
     return list(lists[sizes.index(max(sizes))]) if lists else []
 
 
-
 def recompute(part: nn.Module) -> None:
     """Let each layer of `part` keep only its inputs for the backward pass, and compute the rest again there.
 

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
+from uuid import uuid4
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 from voicetextblender.errors import RunError, describe
 
 ItemT = TypeVar("ItemT")
+
+HELLO_EVERY_S = 0.05
+"""Seconds between two looks of the first rank for those that want to join."""
 
 
 @dataclass(frozen=True)
@@ -75,12 +81,35 @@ def join_ranks(device: str) -> Iterator[Ranks]:
     num_ranks, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     chosen = _choose_gpu() if use_cuda else torch.device("cpu")
     if num_ranks > 1:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if use_cuda else "gloo")
+        backend = "cpu:gloo,cuda:nccl" if use_cuda else "gloo"
+        dist.init_process_group(backend, store=_meet(), rank=rank, world_size=num_ranks)
     try:
         yield Ranks(rank, num_ranks, chosen)
     finally:
         if num_ranks > 1:
             dist.destroy_process_group()
+
+
+def _meet() -> dist.Store:
+    """The store of the launcher, under a name that only the processes of this start know.
+
+    A launcher that starts killed processes again keeps its store, with the addresses in it where the dead were heard
+    (Source: pytorch issue 135712). So every process says hello by a new name, until the first rank, which answers to
+    each name with its own, has seen that all of this start have heard it.
+    """
+    store, rank, num_ranks = next(iter(rendezvous("env://")))
+    name = uuid4().hex
+    if rank > 0:
+        store.set(f"hello/{rank}", name)
+        name = store.get(f"answer/{name}").decode()
+        store.set(f"heard/{name}/{rank}", "")
+        return dist.PrefixStore(name, store)
+    while not store.check([f"heard/{name}/{other}" for other in range(1, num_ranks)]):
+        for hello in [f"hello/{other}" for other in range(1, num_ranks)]:
+            if store.check([hello]):
+                store.set(f"answer/{store.get(hello).decode()}", name)
+        time.sleep(HELLO_EVERY_S)
+    return dist.PrefixStore(name, store)
 
 
 def _choose_gpu() -> torch.device:

@@ -58,6 +58,8 @@ class Blend:
         assert len(set(self.names)) == len(self.names) and set(self.names) == sizes.keys()
         self.weights = tuple(source.weight for source in mix.sources)
         """As they are given, each beside its siblings."""
+        self.groups = tuple(mix.paths)
+        """Names of the groups around each source."""
         self.sizes = tuple(sizes[name] for name in self.names)
         self.seed = seed
         self._sizes = np.asarray(self.sizes, np.int64)

@@ -53,6 +53,15 @@ class Group:
             else:
                 yield member
 
+    @property
+    def paths(self) -> Iterator[tuple[str, ...]]:
+        """Of each source the names of the groups around it, from the outermost; this one's is not told."""
+        for member in self.members:
+            if isinstance(member, Group):
+                yield from ((member.name, *path) for path in member.paths)
+            else:
+                yield ()
+
 
 class Mixture:
     """The shares of the sources of a group, at the start and after some of them were used up.

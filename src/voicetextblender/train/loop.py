@@ -62,6 +62,7 @@ def _train_steps(recipe: Recipe, run_dir: Path, composite: Composite, ranks: Ran
     geometry = Geometry(composite.num_audio_tokens, composite.geometry_fingerprint)
     with ranks.first_rank_first():
         loader = build_loader(recipe.data, composite.renderer, geometry, recipe.seed, show_progress)
+    loader.plan.check_length(config.steps)
     parameters = trainable_parameters(model)
     optimizer = build_optimizer(parameters, config.optim)
     store = CheckpointStore(run_dir / "checkpoints", recipe_fingerprint(recipe), config.keep_checkpoints)

@@ -9,14 +9,13 @@ from typing import Literal
 from voicetextblender.chat.fields import refusal
 from voicetextblender.data.readers.columns import ColumnsParser
 from voicetextblender.data.readers.config import SourceConfig
-from voicetextblender.data.readers.files import fingerprint_files
+from voicetextblender.data.readers.files import AUDIO_SUFFIXES, fingerprint_files
 from voicetextblender.data.readers.lines import JsonRows
 from voicetextblender.data.readers.source import Item, RawRow, RowStore, Source
 from voicetextblender.data.readers.spoken import Wordings
 from voicetextblender.data.readers.table import TableRows
 from voicetextblender.errors import DataError, describe
 
-AUDIO_SUFFIXES = (".flac", ".wav", ".opus", ".ogg", ".mp3", ".m4a", ".webm")
 Layout = Literal["librispeech", "ljspeech", "pairs"]
 
 
@@ -105,6 +104,8 @@ class TranscriptRows:
             name, _, words = text.partition("|")
             words = words.rpartition("|")[2] or words.partition("|")[0]
         value = {"id": name, "audio": self._find_audio(path, name, where), "text": words.strip()}
+        if self.layout == "librispeech":
+            value["speaker"] = name.partition("-")[0]
         return Item(value, where, str(path.parent), name, row.file)
 
     def _find_audio(self, transcript: Path, name: str, where: str) -> str:

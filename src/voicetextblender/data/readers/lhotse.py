@@ -11,7 +11,7 @@ from voicetextblender.chat.conversation import AudioPart, Conversation
 from voicetextblender.chat.fields import refusal, show, take_seconds, take_text
 from voicetextblender.data.readers.columns import ColumnsParser
 from voicetextblender.data.readers.config import SourceConfig
-from voicetextblender.data.readers.folder import AUDIO_SUFFIXES
+from voicetextblender.data.readers.files import AUDIO_SUFFIXES
 from voicetextblender.data.readers.lines import JsonRows
 from voicetextblender.data.readers.source import Item, Source
 from voicetextblender.data.readers.spoken import Wordings
@@ -83,6 +83,7 @@ class CutParser:
             "start": cut.get("start"),
             "duration": cut.get("duration"),
             "lang": next((one["language"] for one in said if one.get("language")), None),
+            "speaker": _only_speaker(said),
         }
         for column in _FROM_CUSTOM:
             row |= {name: custom[name] for name in USUAL_NAMES[column] if name in custom}
@@ -116,6 +117,12 @@ def _supervisions(cut: Mapping[str, Any], where: str) -> list[Mapping[str, Any]]
     if not isinstance(said, list):
         raise refusal(where, f"the supervisions are {show(said)}", "a list is expected", "Mend the cut")
     return sorted((need_object(one, where) for one in said), key=lambda one: _seconds(one, "start", where))
+
+
+def _only_speaker(said: list[Mapping[str, Any]]) -> Any:
+    """Who says all of it; None if it is not one alone."""
+    speakers = [one.get("speaker") for one in said]
+    return speakers[0] if speakers and all(one == speakers[0] for one in speakers) else None
 
 
 def _seconds(values: Mapping[str, Any], key: str, where: str) -> float:

@@ -23,22 +23,23 @@ Kind = Literal[
     "table",
     "folder",
     "huggingface",
+    "webdataset",
 ]
 
 By = Literal["recording", "speaker", "row"]
 """What must not stand on both sides of a split."""
 
 _TARRED = ("nemo_tarred", "nemo_conversation")
-_IN_COLUMNS = ("nemo", "nemo_tarred", "qa", "table", "huggingface")
-_PROMPTED = ("nemo", "nemo_tarred", "lhotse", "lhotse_shar", "qa", "table", "folder", "huggingface")
-_WITH_FILES = (*_IN_COLUMNS, "nemo_conversation", "sharegpt", "openai", "lhotse")
+_IN_COLUMNS = ("nemo", "nemo_tarred", "qa", "table", "huggingface", "webdataset")
+_PROMPTED = ("nemo", "nemo_tarred", "lhotse", "lhotse_shar", "qa", "table", "folder", "huggingface", "webdataset")
+_WITH_FILES = ("nemo", "nemo_tarred", "nemo_conversation", "lhotse", "sharegpt", "openai", "qa", "table", "huggingface")
 _USED_BY: dict[str, tuple[str, ...]] = {
     "tars": _TARRED,
     "columns": _IN_COLUMNS,
     "delimiter": ("table",),
     "header": ("table",),
     "audio_folder": _WITH_FILES,
-    "audio_mark": ("sharegpt", "nemo", "nemo_tarred", "nemo_conversation", "huggingface"),
+    "audio_mark": ("sharegpt", "nemo", "nemo_tarred", "nemo_conversation", "huggingface", "webdataset"),
     "language": (*_PROMPTED, "nemo_conversation", "sharegpt", "openai"),
     "target_language": _PROMPTED,
     "prompts": _PROMPTED,

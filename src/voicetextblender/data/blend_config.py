@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from voicetextblender.config import StrictConfig
 from voicetextblender.data.mixture import Group, Member
 from voicetextblender.data.readers.config import SourceConfig
+from voicetextblender.data.readers.nemo_blend import read_input_cfg
 
 Temperature = Annotated[float | None, Field(ge=0, allow_inf_nan=False)]
 
@@ -22,24 +23,38 @@ class GroupConfig(StrictConfig):
         weight: share of the draws beside its siblings, on any scale; 0 leaves the group out.
         temperature: multiplies the weight of each member by its number of usable rows to this power: 1 shares in
             proportion to the rows, 0 and null by the weights alone.
+        input_cfg: a file of NeMo's, a YAML list of data sets and groups, in place of `sources`. It is read with the
+            recipe; the recipe that a run keeps has the sources instead.
         sources: what it holds.
     """
 
     name: str = Field(min_length=1)
     weight: float = Field(1.0, ge=0, allow_inf_nan=False)
     temperature: Temperature = None
+    input_cfg: str | None = None
     sources: tuple[SourceOrGroup, ...] = Field(min_length=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_input_cfg(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping) or values.get("input_cfg") is None:
+            return values
+        if "sources" in values:
+            raise ValueError("it should have either sources or input_cfg")
+        sources = read_input_cfg(str(values["input_cfg"]), str(values.get("name")))
+        return {**values, "sources": sources, "input_cfg": None}
 
 
 def _tell(value: Any) -> str:
-    is_group = "sources" in value if isinstance(value, Mapping) else isinstance(value, GroupConfig)
-    return "group" if is_group else "source"
+    if isinstance(value, Mapping):
+        return "source" if {"sources", "input_cfg"}.isdisjoint(value) else "group"
+    return "group" if isinstance(value, GroupConfig) else "source"
 
 
 SourceOrGroup = Annotated[
     Annotated[SourceConfig, Tag("source")] | Annotated[GroupConfig, Tag("group")], Discriminator(_tell)
 ]
-"""Whatever has `sources` is a group."""
+"""Whatever has `sources` or `input_cfg` is a group."""
 GroupConfig.model_rebuild()
 Sources = tuple[SourceConfig | GroupConfig, ...]
 

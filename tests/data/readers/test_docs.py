@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import get_args
 
+import pytest
 import yaml
 
 from voicetextblender.data.loader import DataConfig
@@ -17,7 +18,9 @@ from voicetextblender.evaluate.config import EvaluateConfig
 PAGE = (Path(__file__).parents[3] / "docs" / "data.md").read_text("utf-8")
 
 
-def test_every_kind_is_shown_and_read() -> None:
+def test_every_kind_is_shown_and_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("blend.yaml").write_text("- {type: nemo, manifest_filepath: a.json}\n")
     blocks = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
     loaded = [yaml.safe_load(block) for block in blocks]
     shown = [SourceConfig.model_validate(source) for block in loaded if isinstance(block, list) for source in block]

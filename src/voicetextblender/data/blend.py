@@ -79,8 +79,11 @@ class Blend:
 
     @property
     def used_up(self) -> dict[str, int]:
-        """Of the sources that reach their `max_epochs`, how many draws there are until the last one of theirs."""
-        return {self.names[number]: draws for number, draws in self._schedule.used_up.items()}
+        """Of the sources that reach their `max_epochs`, after how many draws, in whole blocks, none is left."""
+        return {
+            self.names[number]: math.ceil(draws / BLOCK_SIZE) * BLOCK_SIZE
+            for number, draws in self._schedule.used_up.items()
+        }
 
     def draws(self, start: int, stop: int) -> Draws:
         """Draws number `start` to `stop` (excluded) of the order."""

@@ -44,7 +44,7 @@ class SourceGroup(Group):
         weight: as the recipe has it, beside its siblings.
         first_share: of the conversations drawn before any source is used up, between 0 and 1.
         epochs: how often each row was drawn by the last step.
-        last_step: the one in which it is used up, from 0; None if the run does not get there.
+        last_step: the one, from 0, after which none of its rows comes; None if the run does not get there.
         drops: rows that training leaves out, by reason.
     """
 

@@ -29,11 +29,13 @@ class Family:
         tower: the class that encodes.
         stages: from a configuration to the stages between audio frames and encoder frames.
         layers_key: what the configuration calls its number of layers.
+        window: from a configuration to the most encoder frames at once, or None where there is no limit.
     """
 
     tower: type[PreTrainedModel]
     stages: Callable[[Any], Stages]
     layers_key: str = "num_hidden_layers"
+    window: Callable[[Any], int | None] = lambda config: None
 
 
 def _fastconformer_stages(config: Any) -> Stages:
@@ -44,7 +46,12 @@ def _fastconformer_stages(config: Any) -> Stages:
 
 FAMILIES: dict[str, Family] = {
     "parakeet_encoder": Family(ParakeetEncoder, _fastconformer_stages),
-    "whisper": Family(whisper.WhisperTower, lambda config: whisper.STAGES, "encoder_layers"),
+    "whisper": Family(
+        whisper.WhisperTower,
+        lambda config: whisper.STAGES,
+        layers_key="encoder_layers",
+        window=lambda config: config.max_source_positions,
+    ),
     "wav2vec2-bert": Family(w2v_bert.W2vBertTower, lambda config: w2v_bert.STAGES),
     "wav2vec2": Family(waveform.Wav2Vec2Tower, waveform.convolution_stages),
     "hubert": Family(waveform.HubertTower, waveform.convolution_stages),

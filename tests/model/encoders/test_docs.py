@@ -20,10 +20,8 @@ DOCS = Path(__file__).parents[3] / "docs" / "models.md"
 
 
 def test_the_family_of_the_docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(families, "FAMILIES", dict(families.FAMILIES))
-    monkeypatch.setattr(plan, "FAMILIES", families.FAMILIES)
-    monkeypatch.setattr("voicetextblender.model.encoders.load.FAMILIES", families.FAMILIES)
-    monkeypatch.setattr(plan, "FRONT_ENDS", dict(plan.FRONT_ENDS))
+    for lines in (families.FAMILIES, plan.FRONT_ENDS):  # the docs write over these, and they are gone after the test
+        monkeypatch.setitem(lines, "qwen2_audio_encoder", None)
     exec(DOCS.read_text().split("```python\n")[1].split("```")[0], {"__name__": "docs"})
     config = Qwen2AudioEncoderConfig(
         d_model=32,

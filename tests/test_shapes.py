@@ -6,8 +6,7 @@ import pytest
 import torch
 from jaxtyping import TypeCheckError
 
-from voicetextblender.audio.features import LogMel
-from voicetextblender.model.clips import pad_waveforms
+from voicetextblender.audio.features import LogMel, pad_waveforms
 
 
 def test_a_wrong_axis_is_found() -> None:

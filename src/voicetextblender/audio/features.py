@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 import torch
-from jaxtyping import Float, Int
-from pydantic import Field
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from voicetextblender.audio.lengths import HOP_LENGTH, num_audio_frames
-from voicetextblender.config import StrictConfig
 from voicetextblender.units import SAMPLING_RATE
 
 MEL_BREAK_HZ = 1000.0
@@ -22,19 +23,20 @@ NORMALISATION_EPSILON = 1e-5
 """Added to the standard deviation. Source: NeMo's per-feature normalisation."""
 
 
-class LogMelConfig(StrictConfig):
+@dataclass(frozen=True, kw_only=True)
+class LogMelConfig:
     """Geometry of the features; the defaults are those of NeMo's FastConformer encoders with 80 mel bands.
 
     Lengths are in samples, the sampling rate in Hz. `log_guard` is added to each mel power before the logarithm.
     """
 
-    sampling_rate: int = Field(default=SAMPLING_RATE, gt=0)
-    n_fft: int = Field(default=512, gt=0)
-    win_length: int = Field(default=400, gt=0)
-    hop_length: int = Field(default=HOP_LENGTH, gt=0)
-    num_mels: int = Field(default=80, gt=0)
-    preemphasis: float = Field(default=0.97, ge=0.0, lt=1.0)
-    log_guard: float = Field(default=2.0**-24, gt=0.0)
+    sampling_rate: int = SAMPLING_RATE
+    n_fft: int = 512
+    win_length: int = 400
+    hop_length: int = HOP_LENGTH
+    num_mels: int = 80
+    preemphasis: float = 0.97
+    log_guard: float = 2.0**-24
 
 
 class LogMel(torch.nn.Module):
@@ -100,6 +102,22 @@ def _normalise(
     centred = (log_mel - mean).masked_fill(~inside, 0.0)
     variance = centred.square().sum(dim=1, keepdim=True) / (count - 1).clamp(min=1)
     return centred / (variance.sqrt() + NORMALISATION_EPSILON)
+
+
+def pad_waveforms(
+    waveforms: Sequence[Float[Tensor, " _samples"]],
+) -> tuple[Float[Tensor, "clips samples"], Int[Tensor, " clips"]]:
+    """Waveforms as one zero-padded tensor, and their lengths in samples."""
+    lengths = torch.tensor([len(waveform) for waveform in waveforms], device=waveforms[0].device)
+    return torch.nn.utils.rnn.pad_sequence(list(waveforms), batch_first=True), lengths
+
+
+def extract_features(
+    log_mel: LogMel, waveforms: Sequence[Float[Tensor, " _samples"]]
+) -> tuple[Float[Tensor, "clips frames mels"], Bool[Tensor, "clips frames"]]:
+    """Log-mel features of clips and the mask of their valid audio frames."""
+    features, num_frames = log_mel(*pad_waveforms(waveforms))
+    return features, torch.arange(features.shape[1], device=features.device) < num_frames[:, None]
 
 
 def mel_filter_bank(config: LogMelConfig) -> np.ndarray:

@@ -16,6 +16,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from voicetextblender.audio.features import LogMel, LogMelConfig
 from voicetextblender.audio.lengths import num_audio_tokens
 from voicetextblender.chat.render import Renderer
+from voicetextblender.chat.template import chat_template_for_parts
 from voicetextblender.config import StrictConfig
 from voicetextblender.errors import ModelError, describe
 from voicetextblender.files import derive_seed
@@ -23,6 +24,7 @@ from voicetextblender.model.adapter import initialise_projection
 from voicetextblender.model.configuration import VoiceTextBlenderConfig
 from voicetextblender.model.lora import LoraSettings, add_lora
 from voicetextblender.model.modeling import VoiceTextBlenderForConditionalGeneration
+from voicetextblender.model.processing import VoiceTextBlenderFeatureExtractor, VoiceTextBlenderProcessor
 
 PARTS = {"speech_encoder": "model.audio_tower.", "adapter": "model.adapter."}
 """Name prefixes of the speech parts; everything else is the LLM."""
@@ -147,6 +149,20 @@ def assemble(
     set_trainable(model, config.trainable)
     log_mel = LogMel(LogMelConfig(num_mels=model.config.audio_config.num_mel_bins))
     return Composite(model, tokenizer, Renderer(tokenizer, config.audio_token), log_mel, config)
+
+
+def build_processor(composite: Composite) -> VoiceTextBlenderProcessor:
+    """The processor that gives what renderer and features of `composite` give; its chat template takes parts too."""
+    audio_token = composite.config.audio_token
+    template = composite.tokenizer.chat_template
+    assert isinstance(template, str), "the renderer refuses a tokenizer without one template"
+    return VoiceTextBlenderProcessor(
+        VoiceTextBlenderFeatureExtractor(composite.log_mel.config.num_mels, composite.log_mel.config.sampling_rate),
+        composite.tokenizer,
+        chat_template=chat_template_for_parts(template, audio_token),
+        audio_token=audio_token,
+        subsampling_factor=composite.model.config.audio_config.subsampling_factor,
+    )
 
 
 def load_whole(auto_class: Any, path: str) -> PreTrainedModel:

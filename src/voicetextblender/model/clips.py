@@ -5,29 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from voicetextblender.audio.augment import SpecAugmentConfig, spec_augment
-from voicetextblender.audio.features import LogMel
+from voicetextblender.audio.features import LogMel, extract_features
 from voicetextblender.audio.groups import group_by_length
 from voicetextblender.model.modeling import VoiceTextBlenderModel
-
-
-def pad_waveforms(
-    waveforms: Sequence[Float[Tensor, " _samples"]],
-) -> tuple[Float[Tensor, "clips samples"], Int[Tensor, " clips"]]:
-    """Waveforms as one zero-padded tensor, and their lengths in samples."""
-    lengths = torch.tensor([len(waveform) for waveform in waveforms], device=waveforms[0].device)
-    return torch.nn.utils.rnn.pad_sequence(list(waveforms), batch_first=True), lengths
-
-
-def extract_features(
-    log_mel: LogMel, waveforms: Sequence[Float[Tensor, " _samples"]]
-) -> tuple[Float[Tensor, "clips frames mels"], Bool[Tensor, "clips frames"]]:
-    """Log-mel features of clips and the mask of their valid audio frames."""
-    features, num_frames = log_mel(*pad_waveforms(waveforms))
-    return features, torch.arange(features.shape[1], device=features.device) < num_frames[:, None]
 
 
 def embed_clips(

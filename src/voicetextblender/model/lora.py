@@ -89,9 +89,16 @@ def load_lora_state(model: nn.Module, state: dict[str, Tensor], where: str) -> N
 
 def merge_lora(model: nn.Module) -> None:
     """Add every LoRA product to the weight it stands beside, and take the pairs out; only rounding changes."""
-    for name, module in list(model.named_modules()):
+    for module in model.modules():
         if isinstance(module, LoraLayer):
             module.merge()
+    remove_lora(model)
+
+
+def remove_lora(model: nn.Module) -> None:
+    """Take the LoRA pairs out; the weights beside them stay as they are."""
+    for name, module in list(model.named_modules()):
+        if isinstance(module, LoraLayer):
             parent, _, child = name.rpartition(".")
             setattr(model.get_submodule(parent), child, module.get_base_layer())
     if hasattr(model, "peft_config"):

@@ -12,11 +12,8 @@ import torch
 from transformers import AutoFeatureExtractor, AutoProcessor, BatchFeature, ProcessorMixin
 from transformers.feature_extraction_sequence_utils import SequenceFeatureExtractor
 
-from voicetextblender.audio.features import LogMel, LogMelConfig
+from voicetextblender.audio.features import LogMel, LogMelConfig, extract_features
 from voicetextblender.audio.lengths import num_encoder_frames
-from voicetextblender.chat.template import chat_template_for_parts
-from voicetextblender.model.build import Composite
-from voicetextblender.model.clips import extract_features
 from voicetextblender.model.configuration import VoiceTextBlenderConfig
 
 
@@ -75,20 +72,6 @@ class VoiceTextBlenderProcessor(ProcessorMixin):
         """The placeholder of clip `audio_idx`, repeated once per audio embedding."""
         num_frames = int(torch.as_tensor(audio_inputs["input_features_mask"][audio_idx]).sum())
         return self.audio_token * num_encoder_frames(num_frames, self.subsampling_factor)
-
-
-def build_processor(composite: Composite) -> VoiceTextBlenderProcessor:
-    """The processor that gives what renderer and features of `composite` give; its chat template takes parts too."""
-    audio_token = composite.config.audio_token
-    template = composite.tokenizer.chat_template
-    assert isinstance(template, str), "the renderer refuses a tokenizer without one template"
-    return VoiceTextBlenderProcessor(
-        VoiceTextBlenderFeatureExtractor(composite.log_mel.config.num_mels, composite.log_mel.config.sampling_rate),
-        composite.tokenizer,
-        chat_template=chat_template_for_parts(template, audio_token),
-        audio_token=audio_token,
-        subsampling_factor=composite.model.config.audio_config.subsampling_factor,
-    )
 
 
 AutoFeatureExtractor.register(VoiceTextBlenderConfig, VoiceTextBlenderFeatureExtractor)

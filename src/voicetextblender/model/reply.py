@@ -12,12 +12,12 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from voicetextblender.audio.features import extract_features
 from voicetextblender.chat.clips import read_clip
 from voicetextblender.chat.conversation import AudioPart, Conversation, TextPart, Turn
 from voicetextblender.chat.render import Rendered, Renderer
 from voicetextblender.errors import DataError, describe
 from voicetextblender.model.build import Composite, load_whole
-from voicetextblender.model.clips import extract_features
 
 
 class Replier(Protocol):

@@ -18,12 +18,12 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, ParakeetForCTC
 
+from voicetextblender.audio.features import extract_features
 from voicetextblender.audio.groups import group_by_length
 from voicetextblender.batch import Batch
 from voicetextblender.errors import ModelError, describe
 from voicetextblender.model.adapter import ConformerAdapter
 from voicetextblender.model.build import Composite, load_whole
-from voicetextblender.model.clips import extract_features
 
 PAUSE = "…"
 """What an LLM has read where a speaker said nothing."""

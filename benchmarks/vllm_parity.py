@@ -171,7 +171,12 @@ def random_case(family: str, folder: Path, num_prompts: int) -> Case:
         answer = Turn("assistant", (TextPart("eight"),))
         turns = {
             "several clips": (turn("clip", "text", "clip", *(("clip",) * (index % 3)), "text"),),
-            "several turns": (turn("text", "clip"), answer, *((turn("clip"), answer) * (index % 2)), turn("clip", "text")),
+            "several turns": (
+                turn("text", "clip"),
+                answer,
+                *((turn("clip"), answer) * (index % 2)),
+                turn("clip", "text"),
+            ),
             "one clip": (turn("text", "clip") if index % 2 else turn("clip", "text"),),
             "text": (turn("text", "text"),) if index % 2 else (turn("text"), answer, turn("text", "text", "text")),
         }
@@ -183,7 +188,11 @@ def random_case(family: str, folder: Path, num_prompts: int) -> Case:
 
 
 def make_llm(family: str, folder: Path, tokenizer: Any) -> None:
-    """A random LLM of a model type of the library, two layers, heads of 64, saved with `tokenizer`."""
+    """A random LLM of a model type of the library, two layers, heads of 64, saved with `tokenizer`.
+
+    Norms are random too: at their start, those of Gemma 2 and 3 let the layers change so little that every reply is the
+    same.
+    """
     config = AutoConfig.for_model(
         family,
         vocab_size=len(tokenizer),
@@ -200,6 +209,9 @@ def make_llm(family: str, folder: Path, tokenizer: Any) -> None:
     )
     torch.manual_seed(1)
     llm = AutoModelForCausalLM.from_config(config)
+    for parameter in llm.parameters():
+        if parameter.ndim == 1:
+            parameter.data.normal_(0, 2)
     llm.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

@@ -1,6 +1,6 @@
 """Answer a job's prompts with vLLM; runs in vLLM's own environment, started by vllm_parity.py.
 
-    python vllm_worker.py job.json replies.json
+python vllm_worker.py job.json replies.json
 """
 
 from __future__ import annotations

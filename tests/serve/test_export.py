@@ -53,7 +53,8 @@ for number, messages in enumerate(json.loads(open(asked).read())):
     )
     with torch.inference_mode():
         results[f"logits{number}"] = model(**inputs).logits.numpy()
-        results[f"reply{number}"] = model.generate(**inputs, max_new_tokens=12)[0, inputs["input_ids"].shape[1]:].numpy()
+        reply = model.generate(**inputs, max_new_tokens=12)[0, inputs["input_ids"].shape[1]:]
+    results[f"reply{number}"] = reply.numpy()
     results[f"ids{number}"] = inputs["input_ids"][0].numpy()
 np.savez(out, **results)
 """
@@ -85,7 +86,9 @@ def make_clips(folder: Path) -> list[tuple[Path, np.ndarray]]:
     for index, length in enumerate(LENGTHS):
         waveform = random.normal(0, 0.1, length).astype(np.float32)
         write_waveform(folder / f"{index}.wav", waveform, 16_000)
-        clips.append((folder / f"{index}.wav", np.round(waveform * 32768).clip(-32768, 32767).astype(np.float32) / 32768))
+        clips.append(
+            (folder / f"{index}.wav", np.round(waveform * 32768).clip(-32768, 32767).astype(np.float32) / 32768)
+        )
     return clips
 
 
@@ -171,8 +174,9 @@ def test_bundled_modules_stand_alone() -> None:
 
 def test_rewriting_touches_imports_and_registrations_alone() -> None:
     source = (
-        "from __future__ import annotations\n\nfrom jaxtyping import Float\nfrom voicetextblender.audio.lengths import (\n"
-        "    HOP_LENGTH,\n)\n\nfrom .configuration import VoiceTextBlenderConfig\nVALUE = HOP_LENGTH\n"
+        "from __future__ import annotations\n\nfrom jaxtyping import Float\n"
+        "from voicetextblender.audio.lengths import (\n    HOP_LENGTH,\n)\n\n"
+        "from .configuration import VoiceTextBlenderConfig\nVALUE = HOP_LENGTH\n"
         "def call(x: Float):  # from voicetextblender\n    return x\nAutoModel.register(\n    VALUE,\n)\n"
     )
     rewritten, imported = rewrite(source, "model.made_up")

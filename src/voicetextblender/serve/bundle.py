@@ -92,7 +92,9 @@ def _is_registration(node: ast.AST) -> bool:
     """Whether `node` is a statement like `AutoModel.register(...)`."""
     call = node.value if isinstance(node, ast.Expr) else None
     function = call.func if isinstance(call, ast.Call) else None
-    return isinstance(function, ast.Attribute) and function.attr == "register" and ast.unparse(function).startswith("Auto")
+    return (
+        isinstance(function, ast.Attribute) and function.attr == "register" and ast.unparse(function).startswith("Auto")
+    )
 
 
 def _blank(lines: list[str], node: ast.AST) -> None:

@@ -20,8 +20,8 @@ from voicetextblender.model.weights import LORA_FOLDER, save_composite, save_lor
 from voicetextblender.serve.bundle import AUTO_MAP, FEATURE_EXTRACTOR_MAP, write_bundle
 
 Form = Literal["merged", "lora", "parts"]
-"""`merged`: one model. `lora`: the base LLM with the speech parts, LoRA beside it in `lora/`. `parts`: what was trained,
-without the LLM; only this package reads it."""
+"""`merged`: one model. `lora`: the base LLM with the speech parts, and LoRA beside it in `lora/`.
+`parts`: what training made, without the LLM; only this package reads it."""
 Precision = Literal["fp32", "bf16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -68,7 +68,9 @@ def refuse_used(out: Path) -> None:
     """
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         found = "is a file" if out.is_file() else "is not empty"
-        raise ModelError(describe(str(out), found, "a folder that is new or empty", "Choose another --out, or delete it"))
+        raise ModelError(
+            describe(str(out), found, "a folder that is new or empty", "Choose another --out, or delete it")
+        )
 
 
 def generation_config(composite: Composite) -> GenerationConfig:
@@ -111,7 +113,11 @@ def _model_card(composite: Composite, name: str, form: Form, precision: Precisio
     counts = dict.fromkeys(("speech_encoder", "adapter", "llm"), 0)
     for parameter_name, parameter in model.named_parameters():
         counts[part_of(parameter_name)] += parameter.numel()
-    parts = {"speech_encoder": model.model.audio_tower, "adapter": model.model.adapter, "llm": model.model.language_model}
+    parts = {
+        "speech_encoder": model.model.audio_tower,
+        "adapter": model.model.adapter,
+        "llm": model.model.language_model,
+    }
     has_lora = form == "lora"
     values: dict[str, Any] = {
         "name": name,

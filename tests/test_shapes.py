@@ -6,7 +6,8 @@ import pytest
 import torch
 from jaxtyping import TypeCheckError
 
-from voicetextblender.audio.features import LogMel, pad_waveforms
+from voicetextblender.audio.features import LogMel
+from voicetextblender.audio.front_end import pad_waveforms
 
 
 def test_a_wrong_axis_is_found() -> None:

@@ -85,7 +85,7 @@ def expected_features(composite: Composite, waveforms: list[np.ndarray]) -> tupl
     padded = torch.zeros(len(waveforms), max(map(len, waveforms)))
     for row, waveform in zip(padded, waveforms, strict=True):
         row[: len(waveform)] = torch.from_numpy(waveform)
-    return composite.log_mel(padded, torch.tensor([len(waveform) for waveform in waveforms]))
+    return composite.front_end(padded, torch.tensor([len(waveform) for waveform in waveforms]))
 
 
 def test_ids_and_features_are_those_of_training(

@@ -17,7 +17,7 @@ from jinja2 import TemplateError
 from transformers import AutoModelForCausalLM, AutoProcessor
 
 from tests.tiny import make_recipe
-from voicetextblender.audio.features import extract_features
+from voicetextblender.audio.front_end import extract_features
 from voicetextblender.audio.waveform import write_waveform
 from voicetextblender.chat.conversation import AudioPart, Conversation, TextPart, Turn
 from voicetextblender.errors import ModelError
@@ -28,14 +28,14 @@ from voicetextblender.model.weights import load_composite, save_composite
 from voicetextblender.serve.bundle import AUTO_MAP, bundle_sources, flat_name, rewrite
 from voicetextblender.serve.export import export
 
-ALLOWED = {"torch", "transformers", "numpy", *sys.stdlib_module_names}
+ALLOWED = {"torch", "transformers", "numpy", "pydantic", *sys.stdlib_module_names}
 """What exported model code may import."""
 
 LENGTHS = [9_001, 23_456, 700]
 
 OUTSIDER = """
 import json, sys
-for name in ("voicetextblender", "jaxtyping", "pydantic", "peft"):
+for name in ("voicetextblender", "jaxtyping", "peft"):
     sys.modules[name] = None  # as if it were not installed
 import numpy as np, torch
 from transformers import AutoFeatureExtractor, AutoModel, AutoModelForCausalLM, AutoModelForMultimodalLM, AutoProcessor
@@ -130,7 +130,7 @@ def our_logits(composite: Composite, asked: Conversation) -> tuple[torch.Tensor,
     ids = torch.from_numpy(composite.renderer.render(asked, counts, add_generation_prompt=True).token_ids)
     inputs = {}
     if waveforms:
-        features, mask = extract_features(composite.log_mel, waveforms)
+        features, mask = extract_features(composite.front_end, waveforms)
         inputs = {"input_features": features, "input_features_mask": mask}
     with torch.inference_mode():
         return ids, composite.model(input_ids=ids[None], **inputs).logits

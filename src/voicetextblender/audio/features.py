@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
+from pydantic import Field
 from torch import Tensor
 
-from voicetextblender.audio.lengths import HOP_LENGTH, num_audio_frames
+from voicetextblender.audio.lengths import HOP_LENGTH, Stage, num_audio_frames
+from voicetextblender.config import StrictConfig
 from voicetextblender.units import SAMPLING_RATE
 
 MEL_BREAK_HZ = 1000.0
@@ -23,20 +24,25 @@ NORMALISATION_EPSILON = 1e-5
 """Added to the standard deviation. Source: NeMo's per-feature normalisation."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class LogMelConfig:
+class LogMelConfig(StrictConfig):
     """Geometry of the features; the defaults are those of NeMo's FastConformer encoders with 80 mel bands.
 
     Lengths are in samples, the sampling rate in Hz. `log_guard` is added to each mel power before the logarithm.
     """
 
-    sampling_rate: int = SAMPLING_RATE
-    n_fft: int = 512
-    win_length: int = 400
-    hop_length: int = HOP_LENGTH
-    num_mels: int = 80
-    preemphasis: float = 0.97
-    log_guard: float = 2.0**-24
+    kind: Literal["log_mel"] = "log_mel"
+    sampling_rate: int = Field(default=SAMPLING_RATE, gt=0)
+    n_fft: int = Field(default=512, gt=0)
+    win_length: int = Field(default=400, gt=0)
+    hop_length: int = Field(default=HOP_LENGTH, gt=0)
+    num_mels: int = Field(default=80, gt=0)
+    preemphasis: float = Field(default=0.97, ge=0.0, lt=1.0)
+    log_guard: float = Field(default=2.0**-24, gt=0.0)
+
+    @property
+    def framing(self) -> Stage:
+        """Whole hops: a tail shorter than one makes no frame."""
+        return Stage(self.hop_length, self.hop_length)
 
 
 class LogMel(torch.nn.Module):
@@ -88,7 +94,9 @@ class LogMel(torch.nn.Module):
     def _constants_on(self, device: torch.device) -> tuple[Tensor, Tensor]:
         if device not in self._constants:
             window = torch.hann_window(self.config.win_length, periodic=False, device="cpu")
-            mel_filters = torch.from_numpy(mel_filter_bank(self.config))
+            mel_filters = torch.from_numpy(
+                mel_filter_bank(self.config.num_mels, self.config.n_fft, self.config.sampling_rate)
+            )
             self._constants[device] = (window.to(device), mel_filters.to(device))
         return self._constants[device]
 
@@ -104,30 +112,14 @@ def _normalise(
     return centred / (variance.sqrt() + NORMALISATION_EPSILON)
 
 
-def pad_waveforms(
-    waveforms: Sequence[Float[Tensor, " _samples"]],
-) -> tuple[Float[Tensor, "clips samples"], Int[Tensor, " clips"]]:
-    """Waveforms as one zero-padded tensor, and their lengths in samples."""
-    lengths = torch.tensor([len(waveform) for waveform in waveforms], device=waveforms[0].device)
-    return torch.nn.utils.rnn.pad_sequence(list(waveforms), batch_first=True), lengths
-
-
-def extract_features(
-    log_mel: LogMel, waveforms: Sequence[Float[Tensor, " _samples"]]
-) -> tuple[Float[Tensor, "clips frames mels"], Bool[Tensor, "clips frames"]]:
-    """Log-mel features of clips and the mask of their valid audio frames."""
-    features, num_frames = log_mel(*pad_waveforms(waveforms))
-    return features, torch.arange(features.shape[1], device=features.device) < num_frames[:, None]
-
-
-def mel_filter_bank(config: LogMelConfig) -> np.ndarray:
+def mel_filter_bank(num_mels: int, n_fft: int, sampling_rate: int) -> np.ndarray:
     """Triangular filters of unit area on the Slaney mel scale from 0 Hz to half the sampling rate, [mels, bins].
 
-    Source: the filters of librosa and NeMo (`htk=False`, `norm="slaney"`).
+    Source: the filters of librosa and NeMo (`htk=False`, `norm="slaney"`), and of Whisper.
     """
-    bins_hz = np.fft.rfftfreq(config.n_fft, d=1.0 / config.sampling_rate)
-    highest_mel = _hz_to_mel(config.sampling_rate / 2)
-    edges_hz = _mel_to_hz(np.linspace(0.0, highest_mel, config.num_mels + 2))
+    bins_hz = np.fft.rfftfreq(n_fft, d=1.0 / sampling_rate)
+    highest_mel = _hz_to_mel(sampling_rate / 2)
+    edges_hz = _mel_to_hz(np.linspace(0.0, highest_mel, num_mels + 2))
     widths_hz = np.diff(edges_hz)
     distance = edges_hz[:, None] - bins_hz[None, :]
     rising = -distance[:-2] / widths_hz[:-1, None]

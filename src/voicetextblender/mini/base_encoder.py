@@ -23,7 +23,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import ParakeetCTCConfig, ParakeetEncoderConfig, ParakeetForCTC, ParakeetTokenizer
 
-from voicetextblender.audio.features import LogMel, extract_features
+from voicetextblender.audio.features import LogMel
+from voicetextblender.audio.front_end import extract_features
 from voicetextblender.audio.lengths import num_audio_tokens, num_encoder_frames
 from voicetextblender.audio.waveform import read_waveform
 from voicetextblender.config import StrictConfig

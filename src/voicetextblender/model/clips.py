@@ -9,14 +9,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from voicetextblender.audio.augment import SpecAugmentConfig, spec_augment
-from voicetextblender.audio.features import LogMel, extract_features
+from voicetextblender.audio.front_end import FrontEnd, extract_features
 from voicetextblender.audio.groups import group_by_length
 from voicetextblender.model.modeling import VoiceTextBlenderModel
 
 
 def embed_clips(
     model: VoiceTextBlenderModel,
-    log_mel: LogMel,
+    front_end: FrontEnd,
     waveforms: Sequence[Float[Tensor, " _samples"]],
     num_audio_tokens: Sequence[int],
     augment: SpecAugmentConfig | None = None,
@@ -30,7 +30,7 @@ def embed_clips(
     """
     pieces: dict[int, Tensor] = {}
     for group in group_by_length([len(waveform) for waveform in waveforms]):
-        features, mask = extract_features(log_mel, [waveforms[index] for index in group])
+        features, mask = extract_features(front_end, [waveforms[index] for index in group])
         if augment is not None:
             features = spec_augment(features, mask.sum(1), augment, [keys[index] for index in group])
         embeddings = model.get_audio_features(features, mask).pooler_output

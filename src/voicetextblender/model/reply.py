@@ -12,12 +12,13 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from voicetextblender.audio.features import extract_features
+from voicetextblender.audio.front_end import extract_features
 from voicetextblender.chat.clips import read_clip
 from voicetextblender.chat.conversation import AudioPart, Conversation, TextPart, Turn
 from voicetextblender.chat.render import Rendered, Renderer
 from voicetextblender.errors import DataError, describe
-from voicetextblender.model.build import Composite, load_whole
+from voicetextblender.model.build import Composite
+from voicetextblender.model.encoders.load import load_whole
 
 
 class Replier(Protocol):
@@ -88,7 +89,7 @@ class SpeechReplier:
             return {}
         device = self.composite.model.device
         waveforms = [torch.from_numpy(clip).to(device) for clip in clips]
-        features, mask = extract_features(self.composite.log_mel, waveforms)
+        features, mask = extract_features(self.composite.front_end, waveforms)
         return {"input_features": features, "input_features_mask": mask}
 
 

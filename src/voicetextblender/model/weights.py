@@ -14,10 +14,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from voicetextblender.errors import ModelError, describe
 from voicetextblender.files import fingerprint, make_folder_atomically
-from voicetextblender.model.build import PARTS, Composite, ModelConfig, assemble, build_processor, load_whole
+from voicetextblender.model.build import Composite, ModelConfig, assemble, build_processor
 from voicetextblender.model.configuration import VoiceTextBlenderConfig
+from voicetextblender.model.encoders.load import load_whole
 from voicetextblender.model.lora import add_lora, load_lora_state, lora_state
 from voicetextblender.model.modeling import VoiceTextBlenderForConditionalGeneration
+from voicetextblender.model.trainable import PARTS
 
 MANIFEST = "voicetextblender.json"
 SPEECH_WEIGHTS = "speech.safetensors"
@@ -46,10 +48,9 @@ def _write_parts(composite: Composite, partial: Path) -> None:
     save_file(
         _contiguous({k: v for k, v in state.items() if k.startswith(tuple(PARTS.values()))}), partial / SPEECH_WEIGHTS
     )
-    training = composite.config.trainable.llm
-    if training == "lora":
+    if composite.config.trainable.llm == "lora":
         save_lora(model, partial / LORA_FOLDER)
-    if training == "full":
+    if composite.config.trainable.changes_llm_weights:
         save_file(_contiguous(_llm_state(model)), partial / LLM_WEIGHTS)
 
 
@@ -93,7 +94,7 @@ def load_composite(folder: Path) -> Composite:
     model.lm_head = llm.get_output_embeddings()
     speech = {key for key in model.state_dict() if key.startswith(tuple(PARTS.values()))}
     _load_exactly(model, load_file(folder / SPEECH_WEIGHTS), speech, str(folder / SPEECH_WEIGHTS))
-    if config.trainable.llm == "full":
+    if config.trainable.changes_llm_weights:
         _load_exactly(model, load_file(folder / LLM_WEIGHTS), set(_llm_state(model)), str(folder / LLM_WEIGHTS))
     if config.trainable.llm == "lora":
         add_lora(model, config.lora)

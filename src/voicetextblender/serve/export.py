@@ -14,8 +14,9 @@ from transformers import GenerationConfig
 import voicetextblender
 from voicetextblender.errors import ModelError, describe
 from voicetextblender.files import make_folder_atomically
-from voicetextblender.model.build import Composite, build_processor, part_of
+from voicetextblender.model.build import Composite, build_processor
 from voicetextblender.model.lora import merge_lora, remove_lora
+from voicetextblender.model.trainable import part_of
 from voicetextblender.model.weights import LORA_FOLDER, save_composite, save_lora
 from voicetextblender.serve.bundle import AUTO_MAP, FEATURE_EXTRACTOR_MAP, write_bundle
 
@@ -53,7 +54,8 @@ def export(
         if form == "lora":
             save_lora(composite.model, partial / LORA_FOLDER)
             remove_lora(composite.model)
-        merge_lora(composite.model)
+        else:
+            merge_lora(composite.model)
         _write_model(composite, partial, DTYPES[precision], max_shard_gb)
         _write_processor(composite, partial)
         write_bundle(partial)
@@ -121,7 +123,7 @@ def _model_card(composite: Composite, name: str, form: Form, precision: Precisio
     has_lora = form == "lora"
     values: dict[str, Any] = {
         "name": name,
-        "sampling_rate": composite.log_mel.config.sampling_rate,
+        "sampling_rate": composite.front_end.config.sampling_rate,
         "parts": [
             {"name": key.replace("_", " "), "class_name": type(part).__name__, "num_parameters": counts[key]}
             for key, part in parts.items()

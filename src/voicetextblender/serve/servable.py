@@ -189,7 +189,7 @@ def check_clips_alone(composite: Composite) -> Iterator[Finding]:
 
 def _check_clip(composite: Composite, processor: VoiceTextBlenderProcessor, waveform: np.ndarray) -> Iterator[Finding]:
     model, where = composite.model, "model.speech_encoder"
-    inputs = processor.feature_extractor([waveform], sampling_rate=composite.log_mel.config.sampling_rate)
+    inputs = processor.feature_extractor([waveform], sampling_rate=composite.front_end.config.sampling_rate)
     mask = inputs["input_features_mask"]
     if not bool(mask.all()):
         found = f"a clip of {len(waveform)} samples alone has {int((~mask.bool()).sum())} padded frames"

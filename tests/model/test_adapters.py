@@ -15,9 +15,8 @@ from voicetextblender.audio.lengths import TokenCount
 from voicetextblender.model.adapters.base import ModalityAdapter, initialise_projection
 from voicetextblender.model.adapters.choose import ADAPTERS, make_adapter
 from voicetextblender.model.adapters.config import AdapterConfig, ConformerConfig
-from voicetextblender.model.build import Composite, build_composite
+from voicetextblender.model.build import Composite, build_composite, build_processor
 from voicetextblender.model.clips import embed_clips
-from voicetextblender.model.processing import build_processor
 from voicetextblender.model.weights import load_composite, save_composite
 
 ADAPTER_CONFIG: TypeAdapter[Any] = TypeAdapter(AdapterConfig)

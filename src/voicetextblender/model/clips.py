@@ -11,6 +11,8 @@ from torch import Tensor
 from voicetextblender.audio.augment import SpecAugmentConfig, spec_augment
 from voicetextblender.audio.front_end import FrontEnd, extract_features
 from voicetextblender.audio.groups import group_by_length
+from voicetextblender.audio.raw import RawConfig
+from voicetextblender.errors import ModelError, describe
 from voicetextblender.model.modeling import VoiceTextBlenderModel
 
 
@@ -27,7 +29,13 @@ def embed_clips(
     Args:
         num_audio_tokens: Per clip, what the integer arithmetic promises; the encoder must give exactly that many.
         augment: SpecAugment for training, keyed by `keys`, one per clip.
+
+    Raises:
+        ModelError: SpecAugment on an encoder that takes samples.
     """
+    if augment is not None and isinstance(front_end.config, RawConfig):
+        found, expected = "masks on features, but the encoder takes samples", "null for wav2vec2, HuBERT and WavLM"
+        raise ModelError(describe("train.spec_augment", found, expected, "Set it to null"))
     pieces: dict[int, Tensor] = {}
     for group in group_by_length([len(waveform) for waveform in waveforms]):
         features, mask = extract_features(front_end, [waveforms[index] for index in group])

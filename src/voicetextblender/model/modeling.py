@@ -76,8 +76,10 @@ class VoiceTextBlenderModel(VoiceTextBlenderPreTrainedModel):
         self.language_model.set_input_embeddings(value)
 
     def train(self, mode: bool = True) -> VoiceTextBlenderModel:
-        """Training mode; the encoder's batch normalisation keeps its stored statistics."""
+        """Training mode, but for a frozen encoder; batch normalisation keeps its stored statistics."""
         super().train(mode)
+        if not any(parameter.requires_grad for parameter in self.audio_tower.parameters()):
+            self.audio_tower.eval()
         freeze_batch_norm(self)
         return self
 

@@ -17,6 +17,9 @@ Part = Literal["speech_encoder", "adapter", "llm"]
 PARTS: dict[Part, str] = {"speech_encoder": "model.audio_tower.", "adapter": "model.adapter."}
 """Name prefixes of the speech parts; everything else is the LLM."""
 
+NEVER_TRAINED = ("model.audio_tower.embed_positions.weight",)
+"""Whisper's positions are sines, stored like a weight."""
+
 LLM_PREFIX = "model.language_model."
 """Name prefix of the LLM without its head."""
 
@@ -75,7 +78,7 @@ def set_trainable(model: nn.Module, trainable: TrainableConfig, lora_acts: bool 
     if trainable.llm == "lora" and lora_acts:
         learns |= pairs
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name in learns)
+        parameter.requires_grad_(name in learns and name not in NEVER_TRAINED)
 
 
 def trainable_parameters(model: nn.Module) -> dict[str, Tensor]:

@@ -9,6 +9,8 @@ from transformers import PreTrainedModel, WhisperModel
 
 from voicetextblender.errors import ModelError, describe
 from voicetextblender.model.encoders.families import FAMILIES, build_tower
+from voicetextblender.model.encoders.nemo import load_nemo_encoder
+from voicetextblender.model.encoders.nemo_archive import SUFFIX
 from voicetextblender.model.encoders.plan import EncoderPlan
 
 
@@ -20,6 +22,8 @@ def load_encoder(plan: EncoderPlan) -> PreTrainedModel:
     Raises:
         ModelError: Weights are missing.
     """
+    if plan.path.endswith(SUFFIX):
+        return load_nemo_encoder(plan.path, plan.config)[0]
     if plan.config.model_type == "whisper":
         return _load_whisper(plan)
     return load_whole(FAMILIES[plan.config.model_type].tower, plan.path, config=plan.config)

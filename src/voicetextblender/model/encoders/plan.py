@@ -20,6 +20,8 @@ from voicetextblender.audio.whisper_mel import WhisperMelConfig
 from voicetextblender.audio.windows import Windows
 from voicetextblender.errors import ModelError, describe
 from voicetextblender.model.encoders.families import FAMILIES, encoder_stages
+from voicetextblender.model.encoders.nemo_archive import SUFFIX
+from voicetextblender.model.encoders.nemo_settings import nemo_encoder_config
 from voicetextblender.model.encoders.settings import EncoderSettings
 from voicetextblender.units import SAMPLING_RATE, seconds_to_samples
 
@@ -50,7 +52,7 @@ def plan_encoder(path: str, settings: EncoderSettings | None = None) -> EncoderP
     """Read what a checkpoint says about its encoder, and apply `settings`.
 
     Args:
-        path: a `save_pretrained` folder or hub name, of the encoder or of a model around it.
+        path: a `save_pretrained` folder or hub name, of the encoder or of a model around it; or a `.nemo` archive.
 
     Raises:
         ModelError: No such model, one of another kind, or settings that it cannot take.
@@ -59,6 +61,7 @@ def plan_encoder(path: str, settings: EncoderSettings | None = None) -> EncoderP
     config = read_encoder_config(path)
     _check_kind(path, config)
     _cut_layers(config, settings.layer)
+    _leave_out_masking(config)
     front_end = FRONT_ENDS[config.model_type](path, config)
     hop = prod(stage.stride for stage in (front_end.framing, *encoder_stages(config)))
     windows = _choose_windows(config, settings, hop)
@@ -82,6 +85,8 @@ def read_encoder_config(path: str) -> PreTrainedConfig:
     Raises:
         ModelError: There is no checkpoint.
     """
+    if path.endswith(SUFFIX):
+        return nemo_encoder_config(path)
     try:
         config = AutoConfig.from_pretrained(path)
     except (OSError, ValueError) as error:
@@ -141,6 +146,13 @@ def _cut_layers(config: PreTrainedConfig, layer: int | None) -> None:
         raise ModelError(describe(where, found, f"the encoder has {num_layers} layers", "Choose one of them"))
     setattr(config, key, layer)
     config.is_cut = True
+
+
+def _leave_out_masking(config: PreTrainedConfig) -> None:
+    """The library's own masking of features in training follows no key of ours; the weight for it is not made."""
+    for key in ("mask_time_prob", "mask_feature_prob"):
+        if hasattr(config, key):
+            setattr(config, key, 0.0)
 
 
 def _choose_windows(config: PreTrainedConfig, settings: EncoderSettings, hop: int) -> Windows | None:

@@ -49,7 +49,7 @@ class _WaveformForward:
         return EncoderOutput(self.encoder(hidden, attention_mask=valid).last_hidden_state, valid)
 
     def _convolve(self, waveforms: Tensor, mask: Tensor | None) -> Tensor:
-        if self.config.feat_extract_norm != "group" or mask is None or len(waveforms) == 1:
+        if self.config.feat_extract_norm != "group" or mask is None or bool(mask.all()):
             return self.feature_extractor(waveforms).transpose(1, 2)
         lengths = mask.sum(1).tolist()
         frames = [

@@ -6,7 +6,7 @@
 
 Prompts are of four kinds: several unequal clips, several turns, one clip, text. They go to a cold engine all at once,
 those with several clips first (later ones could be answered from the engine's cache of clips), then one by one. A run
-is asked with rows of its evaluation; tiny random composites with LoRA of every family, merged, with random clips.
+is asked with rows of its evaluation; tiny random composites of every family, with LoRA, with random clips.
 Our own side is the model that the export was made from, LoRA not merged. fp32 on both sides.
 """
 
@@ -38,11 +38,21 @@ from voicetextblender.model.build import Composite, build_composite
 from voicetextblender.model.reply import SpeechReplier
 from voicetextblender.model.weights import load_composite
 from voicetextblender.serve.export import export
+from voicetextblender.serve.servable import served_lora_rank
 from voicetextblender.train.recipe import load_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 KINDS = ("several clips", "several turns", "one clip", "text")
 FAMILIES = ("llama", "gemma", "qwen3")
+ADAPTERS: dict[str, dict[str, Any]] = {
+    "fastconformer": {"num_heads": 2},
+    "whisper": {"kind": "linear"},
+    "w2v_bert": {"kind": "qformer", "num_heads": 2},
+    "wav2vec2": {"kind": "stack", "width": 32},
+    "hubert_large": {"num_heads": 2},
+    "wavlm": {"kind": "linear"},
+}
+"""The adapter behind each family of encoders."""
 MAX_NEW_TOKENS = 16
 TEXTS = ("Say it again, please. ", "What is three plus five? ", "Noch einmal. ", "Anna buys red apples. ", "eight ")
 
@@ -63,6 +73,7 @@ def main() -> int:
     parser.add_argument("environment", type=Path, help="made by vllm_environment.sh")
     parser.add_argument("--run", type=Path, help="a finished run")
     parser.add_argument("--families", nargs="*", default=FAMILIES, help="model types of tiny random LLMs")
+    parser.add_argument("--encoders", nargs="*", default=(), help="families of tiny random encoders, with a Llama")
     parser.add_argument("--prompts", type=int, default=50)
     parser.add_argument("--lora", action="store_true", help="do not merge LoRA: the engine adds it to the base LLM")
     arguments = parser.parse_args()
@@ -73,9 +84,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         if arguments.run:
             failed += compare(run_case(arguments.run, arguments.prompts), arguments, Path(folder) / "run")
-        for family in arguments.families:
-            case = random_case(family, Path(folder) / family, arguments.prompts)
-            failed += compare(case, arguments, Path(folder) / family)
+        pairs = [(family, "fastconformer") for family in arguments.families]
+        for family, encoder in [*pairs, *(("llama", encoder) for encoder in arguments.encoders)]:
+            own = Path(folder) / f"{family}-{encoder}"
+            failed += compare(random_case(family, encoder, own, arguments.prompts), arguments, own)
     return 1 if failed else 0
 
 
@@ -113,7 +125,7 @@ def ask_vllm(case: Case, arguments: argparse.Namespace, folder: Path) -> list[li
     job = {
         "engine": engine,
         "lora": str(folder / "exported" / "lora") if arguments.lora else None,
-        "lora_rank": case.composite.config.lora.rank,
+        "lora_rank": served_lora_rank(case.composite.config.lora.rank),
         "max_new_tokens": MAX_NEW_TOKENS,
         "logit_bias": {case.composite.renderer.audio_token_id: -100} if case.is_random else {},
         "prompts": [as_messages(prompt) for prompt in case.prompts],
@@ -145,12 +157,15 @@ def run_case(run: Path, num_prompts: int) -> Case:
     return Case(str(run), load_composite(run / "model"), chosen, is_random=False)
 
 
-def random_case(family: str, folder: Path, num_prompts: int) -> Case:
+def random_case(family: str, encoder: str, folder: Path, num_prompts: int) -> Case:
     """A tiny LLM of a family and a tiny encoder with random weights, LoRA that matters, and noise for clips."""
     sys.path.insert(0, str(ROOT))
     from tests.tiny import make_recipe, make_tokenizer
+    from tests.tiny_encoders import make_family
 
-    recipe = make_recipe(folder)
+    parts: dict[str, Any] = {"encoder": {"overlap_s": 0.2}, "adapter": ADAPTERS[encoder]}
+    parts["speech_encoder"] = str(make_family(encoder, folder / "speech_encoder"))
+    recipe = make_recipe(folder, model=parts)
     make_llm(family, folder / "llm", make_tokenizer())
     composite = build_composite(recipe.model, seed=0)
     torch.manual_seed(0)
@@ -162,7 +177,8 @@ def random_case(family: str, folder: Path, num_prompts: int) -> Case:
     def part(kind: str) -> TextPart | AudioPart:
         if kind == "text":
             return TextPart(chooser.choice(TEXTS))
-        return AudioPart(None, waveform=generator.normal(0, 0.1, chooser.randint(480, 60_000)).astype(np.float32))
+        num_samples = chooser.choice((1_000, *(chooser.randint(1_000, 60_000) for _ in range(3))))
+        return AudioPart(None, waveform=generator.normal(0, 0.1, num_samples).astype(np.float32))
 
     def turn(*kinds: str) -> Turn:
         return Turn("user", tuple(part(kind) for kind in kinds))
@@ -184,7 +200,7 @@ def random_case(family: str, folder: Path, num_prompts: int) -> Case:
 
     counts = zip(KINDS, split_evenly(num_prompts), strict=True)
     prompts = [prompt(kind, index) for kind, count in counts for index in range(count)]
-    return Case(f"{family}, random", composite, prompts, is_random=True)
+    return Case(f"{family}, {encoder}, {composite.config.adapter.kind}: random", composite, prompts, is_random=True)
 
 
 def make_llm(family: str, folder: Path, tokenizer: Any) -> None:

@@ -15,8 +15,10 @@ import pytest
 import torch
 from jinja2 import TemplateError
 from transformers import AutoModelForCausalLM, AutoProcessor
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from tests.tiny import make_recipe
+from tests.tiny_encoders import make_family
 from voicetextblender.audio.front_end import extract_features
 from voicetextblender.audio.waveform import write_waveform
 from voicetextblender.chat.conversation import AudioPart, Conversation, TextPart, Turn
@@ -187,6 +189,48 @@ def test_rewriting_touches_imports_and_registrations_alone() -> None:
         "from .model_configuration import VoiceTextBlenderConfig\nVALUE = HOP_LENGTH\n"
         "def call(x: Float):  # from voicetextblender\n    return x\n"
     )
+
+
+PARTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "linear": ("whisper", {"kind": "linear"}),
+    "stack": ("wav2vec2", {"kind": "stack", "width": 16}),
+    "qformer": ("w2v_bert", {"kind": "qformer", "num_heads": 2}),
+    "conformer": ("hubert_large", {"num_heads": 2}),
+}
+
+
+@pytest.mark.parametrize("kind", PARTS)
+def test_every_adapter_and_encoder_comes_back(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.syspath_prepend(tmp_path / "modules")
+    family, adapter = PARTS[kind]
+    encoder = make_family(family, tmp_path / "encoder_of_family")
+    parts = {"speech_encoder": str(encoder), "encoder": {"overlap_s": 0.2}, "adapter": adapter}
+    recipe = make_recipe(tmp_path, model=parts)
+    composite = build_composite(recipe.model, seed=0)
+    export(composite, tmp_path / "out")
+    classes = (
+        get_class_from_dynamic_module(AUTO_MAP[name], tmp_path / "out")
+        for name in ("AutoModelForCausalLM", "AutoProcessor")
+    )
+    model_class, processor_class = classes
+    assert model_class.__module__.startswith("transformers_modules.")
+    loaded, processor = (
+        model_class.from_pretrained(tmp_path / "out").eval(),
+        processor_class.from_pretrained(tmp_path / "out"),
+    )
+    waveforms = [waveform for _, waveform in make_clips(tmp_path)]
+    text = processor.audio_token * len(waveforms)
+    inputs = processor(text=[text], audio=waveforms, sampling_rate=16_000, return_tensors="pt")
+    counts = [composite.num_audio_tokens(len(waveform)) for waveform in waveforms]
+    assert inputs["input_ids"].shape == (1, sum(counts))
+    features, mask = extract_features(composite.front_end, [torch.from_numpy(waveform) for waveform in waveforms])
+    with torch.inference_mode():
+        expected = composite.model(input_ids=inputs["input_ids"], input_features=features, input_features_mask=mask)
+        assert torch.equal(loaded(**inputs).logits, expected.logits)
+    config = json.loads((tmp_path / "out" / "config.json").read_text())["audio_config"]
+    limit = config.get("max_source_positions") or config["max_position_embeddings"]
+    assert composite.num_audio_tokens(int(processor.feature_extractor.chunk_length * 16_000)) <= limit
 
 
 def test_lora_beside_the_base_is_the_trained_model(

@@ -12,8 +12,10 @@ from torch import nn
 from transformers import AutoConfig, AutoModel
 
 from tests.tiny import make_recipe
+from voicetextblender.errors import ModelError
 from voicetextblender.model.build import Composite, build_composite
-from voicetextblender.serve.servable import check_clip_limit, check_layers, check_servable
+from voicetextblender.serve.export import export
+from voicetextblender.serve.servable import check_layers, check_servable
 
 
 @pytest.fixture(scope="module")
@@ -85,11 +87,7 @@ FAULTS: dict[str, tuple[Callable[[Composite], None], str, str]] = {
     "chunks": (change_text(layer_types=["full_attention", "chunked_attention"]), "lack", "type ['chunked_attention']"),
     "axes": (change_text(rope_parameters={"mrope_section": [8, 12, 12]}), "lack", "positions of several axes (M-RoPE)"),
     "foreign code": (use_foreign_class, "lack", "Foreign comes from"),
-    "short limit": (
-        change_audio(max_position_embeddings=99),
-        "lack",
-        "clips of 40 s have 500 audio embeddings; at most",
-    ),
+    "short limit": (change_audio(max_position_embeddings=99), "note", "clips beyond 7 s have more embeddings than the"),
     "counts": (
         change_audio(subsampling_factor=4),
         "lack",
@@ -117,7 +115,18 @@ def test_recurrent_layers_are_found(family: str, count: str, composite: Composit
     assert finding.level == "lack" and f"{count} (linear_attention)" in finding.found
 
 
-def test_an_encoder_without_a_limit_is_found(composite: Composite) -> None:
-    composite.model.config.audio_config = AutoConfig.for_model("wav2vec2")
-    (finding,) = check_clip_limit(composite)
-    assert finding.level == "lack" and finding.found == "no limit on audio embeddings"
+def test_dora_is_served_merged_alone(folder: Path) -> None:
+    composite = build_composite(make_recipe(folder, model={"lora": {"rank": 4, "dora": True}}).model, seed=0)
+    (finding,) = check_servable(composite)
+    assert str(finding).startswith("model.lora: DoRA; plain pairs of rank 512 at most") and finding.level == "note"
+
+
+def test_lora_that_does_not_always_act_is_told_and_not_merged(folder: Path, tmp_path: Path) -> None:
+    recipe = make_recipe(folder, model={"lora": {"rank": 4, "gating": "with_audio"}})
+    composite = build_composite(recipe.model, seed=0)
+    (finding,) = check_servable(composite)
+    assert finding.level == "note" and finding.fix == "Export with --form lora, and name it in requests with audio"
+    with pytest.raises(ModelError, match=r"merging LoRA: model.lora.gating is with_audio"):
+        export(composite, tmp_path / "merged")
+    export(composite, tmp_path / "out", "lora")
+    assert (tmp_path / "out" / "lora" / "adapter_model.safetensors").is_file()

@@ -19,6 +19,8 @@ from voicetextblender.model.lora import merge_lora, remove_lora
 from voicetextblender.model.trainable import part_of
 from voicetextblender.model.weights import LORA_FOLDER, save_composite, save_lora
 from voicetextblender.serve.bundle import AUTO_MAP, FEATURE_EXTRACTOR_MAP, write_bundle
+from voicetextblender.serve.servable import POSITION_LIMITS, served_clip_s, served_lora_rank
+from voicetextblender.units import seconds_to_samples
 
 Form = Literal["merged", "lora", "parts"]
 """`merged`: one model. `lora`: the base LLM with the speech parts, and LoRA beside it in `lora/`.
@@ -97,13 +99,18 @@ def _write_model(composite: Composite, folder: Path, dtype: torch.dtype, max_sha
     model.generation_config = generation_config(composite)
     model.save_pretrained(folder, max_shard_size=int(max_shard_gb * 10**9))
     config = _read_json(folder / "config.json")
+    if not any(config["audio_config"].get(key) for key in POSITION_LIMITS):
+        longest = composite.num_audio_tokens(seconds_to_samples(served_clip_s(composite)))
+        config["audio_config"]["max_source_positions"] = longest
     for part in ("text_config", "audio_config"):
         config[part].pop("_name_or_path", None)
     _write_json(folder / "config.json", config | {"auto_map": AUTO_MAP})
 
 
 def _write_processor(composite: Composite, folder: Path) -> None:
-    build_processor(composite).save_pretrained(folder)
+    processor = build_processor(composite)
+    processor.feature_extractor.chunk_length = served_clip_s(composite)
+    processor.save_pretrained(folder)
     config = _read_json(folder / "processor_config.json")
     config["auto_map"] = {name: AUTO_MAP[name] for name in ("AutoConfig", "AutoProcessor")}
     config["feature_extractor"]["auto_map"] = FEATURE_EXTRACTOR_MAP
@@ -131,6 +138,7 @@ def _model_card(composite: Composite, name: str, form: Form, precision: Precisio
         "llm": Path(composite.config.llm).name,
         "precision": precision,
         "has_lora": has_lora,
+        "lora_rank": served_lora_rank(composite.config.lora.rank),
         "lora_note": "LoRA is in `lora/`, in peft's format; without it the LLM is the base." if has_lora else "",
         "audio_token": composite.config.audio_token,
         "audio_token_id": composite.renderer.audio_token_id,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, Literal
 
 import numpy as np
@@ -16,7 +17,9 @@ from torch import nn
 
 from voicetextblender.errors import describe
 from voicetextblender.model.build import Composite, build_processor
+from voicetextblender.model.gating import find_gate
 from voicetextblender.model.processing import VoiceTextBlenderProcessor
+from voicetextblender.units import seconds_to_samples
 
 Level = Literal["lack", "note"]
 """`lack`: it would not load, or answer wrongly. `note`: it is served, with a limit to know."""
@@ -27,8 +30,14 @@ MAX_GPU_HEAD_SIZE = 256
 """Of FlashAttention, for multiples of 8. Source: `FlashAttentionBackend.supports_head_size`."""
 LAYER_TYPES = ("full_attention", "sliding_attention")
 """Attention layers that the backend sets up."""
-PROBE_NUM_SAMPLES = (480, 9_001, 23_456)
-"""Clips that are run alone: one audio token, and lengths that fill no frame."""
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""What the engine takes as the largest rank that it serves. Source: `vllm.config.lora.MaxLoRARanks`."""
+POSITION_LIMITS = ("max_source_positions", "max_position_embeddings")
+"""Keys of an encoder's configuration from which the engine reads the most audio embeddings of a clip."""
+SERVED_CLIP_S = 40.0
+"""The longest clip that the engine makes room for, where the encoder has no limit below."""
+PROBE_NUM_SAMPLES = (9_001, 23_456)
+"""Clips that are run alone, beside the shortest one; they fill no frame."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +134,25 @@ def check_soft_cap(composite: Composite) -> Iterator[Finding]:
         )
 
 
+def check_lora(composite: Composite) -> Iterator[Finding]:
+    """The engine adds LoRA to the requests that name it, pairs of matrices alone and up to a rank."""
+    settings = composite.config.lora
+    if composite.config.trainable.llm == "lora" and (settings.dora or settings.rank > max(LORA_RANKS)):
+        found = "DoRA" if settings.dora else f"rank {settings.rank}"
+        expected = f"plain pairs of rank {max(LORA_RANKS)} at most, where they are not merged"
+        yield Finding("note", "model.lora", found, expected, "Export it merged")
+    gate = find_gate(composite.model.model)
+    if gate is not None:
+        asked = "requests with audio" if gate.gating == "with_audio" else "no request"
+        yield Finding(
+            "note",
+            "model.lora.gating",
+            f"{gate.gating}, which weights alone cannot hold",
+            "LoRA that always acts, to be merged",
+            f"Export with --form lora, and name it in {asked}",
+        )
+
+
 def check_logits(composite: Composite) -> Iterator[Finding]:
     """The engine's head has no bias beside ours, and scales logits under one name only."""
     model = composite.model
@@ -163,26 +191,39 @@ def check_embeddings(composite: Composite) -> Iterator[Finding]:
 
 
 def check_clip_limit(composite: Composite) -> Iterator[Finding]:
-    """The engine reads the most audio embeddings of a clip from the encoder's configuration."""
+    """The engine makes room for clips up to the encoder's own limit on positions."""
+    longest = served_clip_s(composite)
+    if longest < SERVED_CLIP_S:
+        yield Finding(
+            "note",
+            "model.speech_encoder",
+            f"clips beyond {longest:g} s have more embeddings than the encoder has positions",
+            f"room for clips up to {longest:g} s",
+            "Raise --max-num-batched-tokens for longer ones",
+        )
+
+
+def served_lora_rank(rank: int) -> int:
+    """What to name to the engine as its largest rank, so that it serves LoRA of `rank`."""
+    return next((size for size in LORA_RANKS if size >= rank), LORA_RANKS[-1])
+
+
+def served_clip_s(composite: Composite) -> float:
+    """The longest clip that the engine reckons with, in seconds."""
     config = composite.model.config.audio_config
-    limit = getattr(config, "max_source_positions", None) or getattr(config, "max_position_embeddings", None)
-    where, fix = "model.speech_encoder", "Set max_position_embeddings in the encoder's config.json"
+    limit = next((value for key in POSITION_LIMITS if (value := getattr(config, key, None))), None)
     if limit is None:
-        yield Finding("lack", where, "no limit on audio embeddings", "max_position_embeddings in audio_config", fix)
-        return
-    processor = build_processor(composite)
-    extractor = processor.feature_extractor
-    longest = composite.num_audio_tokens(int(extractor.chunk_length * extractor.sampling_rate))
-    if longest > limit:
-        found = f"clips of {extractor.chunk_length:g} s have {longest} audio embeddings"
-        yield Finding("lack", where, found, f"at most {limit}", fix)
+        return SERVED_CLIP_S
+    seconds = range(1, int(SERVED_CLIP_S) + 1)
+    return float(max((s for s in seconds if composite.num_audio_tokens(seconds_to_samples(s)) <= limit), default=1))
 
 
 def check_clips_alone(composite: Composite) -> Iterator[Finding]:
     """A clip alone has no padding, and as many embeddings as placeholders: the engine compares neither."""
     processor = build_processor(composite)
     generator = np.random.default_rng(0)
-    for num_samples in PROBE_NUM_SAMPLES:
+    shortest = next(num_samples for num_samples in count(1) if composite.num_audio_tokens(num_samples))
+    for num_samples in (shortest, *PROBE_NUM_SAMPLES):
         waveform = generator.normal(0, 0.1, num_samples).astype(np.float32)
         yield from _check_clip(composite, processor, waveform)
 
@@ -191,13 +232,14 @@ def _check_clip(composite: Composite, processor: VoiceTextBlenderProcessor, wave
     model, where = composite.model, "model.speech_encoder"
     inputs = processor.feature_extractor([waveform], sampling_rate=composite.front_end.config.sampling_rate)
     mask = inputs["input_features_mask"]
-    if not bool(mask.all()):
+    has_replaced = any(isinstance(module, nn.Conv2d) for module in model.model.audio_tower.modules())
+    if has_replaced and not bool(mask.all()):
         found = f"a clip of {len(waveform)} samples alone has {int((~mask.bool()).sum())} padded frames"
         yield Finding(
             "lack",
             where,
             found,
-            "none: the engine replaces convolutions, and with them what masks padding",
+            "none: the engine replaces Conv2d, and FastConformer masks padding at these alone",
             "Crop the features to the clip",
         )
     num_placeholders = processor.replace_audio_token(inputs, 0).count(processor.audio_token)
@@ -222,6 +264,7 @@ CHECKS: dict[str, Callable[[Composite], Iterator[Finding]]] = {
     "positions": check_positions,
     "head size": check_head_size,
     "soft cap": check_soft_cap,
+    "LoRA": check_lora,
     "logits": check_logits,
     "audio placeholder": check_embeddings,
     "longest clip": check_clip_limit,

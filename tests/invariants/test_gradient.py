@@ -16,8 +16,9 @@ from voicetextblender.audio.groups import group_by_length
 from voicetextblender.batch import Batch
 from voicetextblender.data.index import Geometry
 from voicetextblender.data.loader import build_loader
-from voicetextblender.model.build import Composite, build_composite, part_of, trainable_parameters
+from voicetextblender.model.build import Composite, build_composite
 from voicetextblender.model.clips import embed_clips
+from voicetextblender.model.trainable import part_of, trainable_parameters
 from voicetextblender.train.distributed import Ranks
 from voicetextblender.train.optim import build_optimizer
 from voicetextblender.train.recipe import Recipe

@@ -58,17 +58,18 @@ class Stage(NamedTuple):
     """One step from samples to audio tokens that slides a window: framing, a convolution, the stacking of frames.
 
     Lengths are in what enters the stage: `kernel` under one window, `stride` from one window to the next, `padding`
-    added at either end.
+    added at either end, `outputs` what each window makes.
     """
 
     kernel: int
     stride: int
     padding: int = 0
+    outputs: int = 1
 
     def __call__(self, length: Length) -> Length:
-        """What leaves the stage: the windows that fit, 0 where not one does."""
+        """What leaves the stage: the outputs of the windows that fit, 0 where not one does."""
         count = (length + (2 * self.padding - self.kernel + self.stride)) // self.stride
-        return count * (count > 0)
+        return count * (count > 0) * self.outputs
 
 
 HALVING = Stage(3, 2, 1)

@@ -77,6 +77,7 @@ def open_renderer(config: ModelConfig) -> tuple[PreTrainedTokenizerBase, Rendere
     """
     from transformers import AutoTokenizer
 
+    from voicetextblender.audio.lengths import TokenCount
     from voicetextblender.chat.render import Renderer
     from voicetextblender.errors import ModelError
     from voicetextblender.model.encoders.plan import plan_encoder
@@ -87,8 +88,9 @@ def open_renderer(config: ModelConfig) -> tuple[PreTrainedTokenizerBase, Rendere
         fix = "Check the path; the embedded base models are made by `vtb prepare mini`"
         expected = "a save_pretrained folder or a hub name"
         raise ModelError(describe(config.llm, "no model there", expected, fix)) from None
-    plan = plan_encoder(config.speech_encoder, config.encoder)
-    return tokenizer, Renderer(tokenizer, config.audio_token), plan.num_audio_tokens
+    encoder = plan_encoder(config.speech_encoder, config.encoder).num_audio_tokens
+    count = TokenCount((*encoder.stages, *config.adapter.stages))
+    return tokenizer, Renderer(tokenizer, config.audio_token), count
 
 
 def first_rows(config: SourceConfig, num: int, cache_dir: Path) -> Iterator[tuple[str, Conversation]]:

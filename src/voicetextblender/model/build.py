@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 import torch
-from pydantic import Field, field_validator
-from torch import Tensor, nn
+from pydantic import model_validator
+from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from voicetextblender.audio.front_end import FrontEnd, open_front_end
 from voicetextblender.audio.lengths import TokenCount
 from voicetextblender.chat.render import Renderer
+from voicetextblender.chat.template import chat_template_for_parts
 from voicetextblender.config import StrictConfig
 from voicetextblender.errors import ModelError, describe
 from voicetextblender.files import derive_seed
-from voicetextblender.model.adapter import initialise_projection
+from voicetextblender.model.adapters.base import initialise_projection
+from voicetextblender.model.adapters.config import AdapterConfig, ConformerConfig
 from voicetextblender.model.configuration import VoiceTextBlenderConfig
 from voicetextblender.model.encoders.families import encoder_stages
 from voicetextblender.model.encoders.load import load_encoder, load_whole
@@ -25,50 +27,8 @@ from voicetextblender.model.encoders.plan import plan_encoder
 from voicetextblender.model.encoders.settings import EncoderSettings
 from voicetextblender.model.lora import LoraSettings, add_lora
 from voicetextblender.model.modeling import VoiceTextBlenderForConditionalGeneration
-
-PARTS = {"speech_encoder": "model.audio_tower.", "adapter": "model.adapter."}
-"""Name prefixes of the speech parts; everything else is the LLM."""
-NEVER_TRAINED = ("model.audio_tower.embed_positions.weight",)
-"""Whisper's positions are sines, stored like a weight."""
-
-
-class AdapterConfig(StrictConfig):
-    """Shape of the Conformer modality adapter (defaults: the authors' configuration).
-
-    Args:
-        num_layers: Conformer layers between the encoder and the linear map to the LLM's width.
-        num_heads: attention heads per layer; a divisor of the encoder's width.
-        feed_forward_factor: width of the feed-forward blocks, in widths of the encoder.
-        conv_kernel_size: encoder frames under the depthwise convolution; odd.
-        dropout: share of the activations that is zeroed in training.
-    """
-
-    num_layers: int = Field(2, ge=1)
-    num_heads: int = Field(8, ge=1)
-    feed_forward_factor: int = Field(4, ge=1)
-    conv_kernel_size: int = Field(9, ge=1)
-    dropout: float = Field(0.1, ge=0, lt=1)
-
-    @field_validator("conv_kernel_size")
-    @classmethod
-    def _check_odd(cls, size: int) -> int:
-        if size % 2 == 0:
-            raise ValueError("it should be odd")
-        return size
-
-
-class TrainableConfig(StrictConfig):
-    """Which parts learn.
-
-    Args:
-        speech_encoder: all weights of the speech encoder.
-        adapter: all weights of the modality adapter.
-        llm: `lora` trains low-rank pairs beside its layers, `full` all its weights, `frozen` nothing.
-    """
-
-    speech_encoder: bool = True
-    adapter: bool = True
-    llm: Literal["lora", "full", "frozen"] = "lora"
+from voicetextblender.model.processing import VoiceTextBlenderFeatureExtractor, VoiceTextBlenderProcessor
+from voicetextblender.model.trainable import TrainableConfig, set_trainable
 
 
 class ModelConfig(StrictConfig):
@@ -82,14 +42,23 @@ class ModelConfig(StrictConfig):
     """How the speech encoder is used."""
     audio_token: str = "<|audio|>"
     """A special token of the LLM's tokenizer that holds the place of one audio embedding."""
-    adapter: AdapterConfig = AdapterConfig()
+    adapter: AdapterConfig = ConformerConfig()
     """The layers between the two models."""
     lora: LoraSettings = LoraSettings()
     """Used when `trainable.llm` is `lora`."""
     trainable: TrainableConfig = TrainableConfig()
     """Which parts learn."""
     warm_start: Literal["none", "ctc"] = "none"
-    """`ctc` fits the adapter to the encoder's CTC head before the first step; `none` is the paper's."""
+    """`ctc` fits a Conformer adapter to the encoder's CTC head before the first step; `none` is the paper's."""
+
+    @model_validator(mode="after")
+    def _check_warm_start(self) -> Self:
+        if self.warm_start == "ctc" and self.adapter.kind != "conformer":
+            raise ValueError(
+                f"it should have warm_start none: adapter.kind is {self.adapter.kind}, and only a Conformer has the "
+                "feed-forward block that a warm start fits"
+            )
+        return self
 
 
 @dataclass(frozen=True)
@@ -105,7 +74,8 @@ class Composite:
     @property
     def num_audio_tokens(self) -> TokenCount:
         """From the samples of a clip to its audio placeholder tokens; picklable, and knows nothing of the weights."""
-        return TokenCount((self.front_end.config.framing, *encoder_stages(self.model.config.audio_config)))
+        encoder = encoder_stages(self.model.config.audio_config)
+        return TokenCount((self.front_end.config.framing, *encoder, *self.config.adapter.stages))
 
     @property
     def geometry_fingerprint(self) -> str:
@@ -152,9 +122,25 @@ def assemble(
 ) -> Composite:
     """Give a model its renderer and features, mark what is trainable, and leave it in evaluation mode."""
     model.eval()
-    set_trainable(model, config.trainable)
+    set_trainable(model, config.trainable, lora_acts=config.lora.gating != "off")
     front_end = open_front_end(model.config.front_end_config)
     return Composite(model, tokenizer, Renderer(tokenizer, config.audio_token), front_end, config)
+
+
+def build_processor(composite: Composite) -> VoiceTextBlenderProcessor:
+    """The processor that gives what renderer and features of `composite` give; its chat template takes parts too."""
+    audio_token = composite.config.audio_token
+    template = composite.tokenizer.chat_template
+    assert isinstance(template, str), "the renderer refuses a tokenizer without one template"
+    return VoiceTextBlenderProcessor(
+        VoiceTextBlenderFeatureExtractor(
+            composite.front_end.config.model_dump(), sampling_rate=composite.front_end.config.sampling_rate
+        ),
+        composite.tokenizer,
+        chat_template=chat_template_for_parts(template, audio_token),
+        audio_token=audio_token,
+        stages=composite.num_audio_tokens.stages[1:],
+    )
 
 
 def find_audio_token(tokenizer: PreTrainedTokenizerBase, config: ModelConfig, vocab_size: int) -> int:
@@ -202,22 +188,3 @@ def measure_embedding_rms(embedding: nn.Embedding, num_tokens: int = 4096) -> fl
     count = min(num_tokens, embedding.num_embeddings)
     with torch.no_grad():
         return float(embedding(torch.arange(count)[None]).float().pow(2).mean().sqrt())
-
-
-def part_of(name: str) -> str:
-    """`speech_encoder`, `adapter` or `llm`: the part that the parameter `name` belongs to."""
-    return next((part for part, prefix in PARTS.items() if name.startswith(prefix)), "llm")
-
-
-def set_trainable(model: nn.Module, trainable: TrainableConfig) -> None:
-    """Let exactly the parameters learn that `trainable` names."""
-    learns = {"speech_encoder": trainable.speech_encoder, "adapter": trainable.adapter}
-    for name, parameter in model.named_parameters():
-        is_lora = ".lora_" in name
-        llm_learns = trainable.llm == "full" or (trainable.llm == "lora" and is_lora)
-        parameter.requires_grad_(name not in NEVER_TRAINED and learns.get(part_of(name), llm_learns))
-
-
-def trainable_parameters(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters that learn, by name."""
-    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}

@@ -15,8 +15,8 @@ class VoiceTextBlenderConfig(PreTrainedConfig):
         audio_config: Configuration of the speech encoder (or its dictionary). Its `max_position_embeddings` or
             `max_source_positions` is the most audio embeddings one clip may have.
         front_end_config: The features that the encoder takes: the values of a `FrontEndConfig`.
-        adapter_config: Shape of the modality adapter: `num_layers`, `num_heads`, `feed_forward_factor`,
-            `conv_kernel_size`, `dropout`.
+        adapter_config: Kind and shape of the modality adapter, by the keys of a recipe's `model.adapter`; a Conformer
+            where it names no `kind`.
         audio_token_id: The token that holds the place of one audio embedding; inside the LLM's vocabulary.
     """
 

@@ -18,7 +18,8 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutp
 from transformers.models.parakeet.modeling_parakeet import ParakeetEncoderRelPositionalEncoding
 from transformers.utils import can_return_tuple
 
-from .adapter import ConformerAdapter, freeze_batch_norm
+from .adapters.choose import make_adapter
+from .adapters.conformer import freeze_batch_norm
 from .configuration import VoiceTextBlenderConfig
 from .encoders.encode import encode
 from .encoders.families import build_tower
@@ -63,7 +64,7 @@ class VoiceTextBlenderModel(VoiceTextBlenderPreTrainedModel):
         super().__init__(config)
         self.language_model = AutoModel.from_config(config.text_config)
         self.audio_tower = build_tower(config.audio_config)
-        self.adapter = ConformerAdapter(
+        self.adapter = make_adapter(
             config.audio_config.hidden_size, config.text_config.hidden_size, config.adapter_config
         )
         self.post_init()
@@ -100,7 +101,8 @@ class VoiceTextBlenderModel(VoiceTextBlenderPreTrainedModel):
         frame_mask = encoded.attention_mask
         frame_mask = None if frame_mask is None else frame_mask.bool()
         embeddings = self.adapter(encoded.last_hidden_state, frame_mask)
-        valid = embeddings.flatten(0, 1) if frame_mask is None else embeddings[frame_mask]
+        is_valid = None if frame_mask is None else self.adapter.valid_embeddings(frame_mask)
+        valid = embeddings.flatten(0, 1) if is_valid is None else embeddings[is_valid]
         return BaseModelOutputWithPooling(last_hidden_state=embeddings, pooler_output=valid)
 
     def join(self, inputs_embeds: Tensor, audio_embeddings: Tensor, audio_mask: Tensor) -> Tensor:

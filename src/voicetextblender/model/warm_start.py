@@ -18,12 +18,12 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, ParakeetForCTC
 
+from voicetextblender.audio.front_end import extract_features
 from voicetextblender.audio.groups import group_by_length
 from voicetextblender.batch import Batch
 from voicetextblender.errors import ModelError, describe
-from voicetextblender.model.adapter import ConformerAdapter
+from voicetextblender.model.adapters.conformer import ConformerAdapter
 from voicetextblender.model.build import Composite
-from voicetextblender.model.clips import extract_features
 from voicetextblender.model.encoders.load import load_whole
 
 PAUSE = "…"
@@ -64,6 +64,8 @@ def warm_start_adapter(composite: Composite, encoder_path: str, batches: Iterabl
     Raises:
         ModelError: The encoder has no CTC head.
     """
+    adapter = composite.model.model.adapter
+    assert isinstance(adapter, ConformerAdapter), "a recipe with a warm start and another adapter is refused"
     if AutoConfig.from_pretrained(encoder_path).model_type != "parakeet_ctc":
         raise ModelError(
             describe(
@@ -78,7 +80,6 @@ def warm_start_adapter(composite: Composite, encoder_path: str, batches: Iterabl
     frames = listen(composite, encoder_path, pieces, batches)
     if not frames.encoded:
         return 0.0
-    adapter = composite.model.model.adapter
     fill_table(adapter, frames, pieces, blank)
     outputs = torch.cat([adapter.convolve(*group)[group[1]] for group in frames.encoded])
     weight, bias, explained = fit_linear(outputs, frames.targets)

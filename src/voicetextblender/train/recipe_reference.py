@@ -53,8 +53,12 @@ def insert_reference(page: str) -> str:
 
 
 def walk_sections(config_class: type[BaseModel], path: str) -> Iterator[tuple[str, type[BaseModel]]]:
-    """Every config of a recipe with the dotted path at which it stands, from the top down."""
-    yield path, config_class
+    """Every config of a recipe with the dotted path at which it stands, from the top down.
+
+    Where a section is one of several, the path ends in the `kind` that chooses it.
+    """
+    kinds = get_args(config_class.model_fields["kind"].annotation) if "kind" in config_class.model_fields else ()
+    yield f"{path} (kind: {kinds[0]})" if len(kinds) == 1 else path, config_class
     for key, field in config_class.model_fields.items():
         for steps, section in _sections_in(field.annotation):
             yield from walk_sections(section, ".".join(part for part in (path, key, *steps) if part))
@@ -96,7 +100,7 @@ def _type_name(annotation: Any) -> str:
     if origin is Literal:
         return " or ".join(f"`{value}`" for value in arguments)
     if origin in (Union, types.UnionType):
-        return " or ".join(map(_type_name, arguments))
+        return " or ".join(dict.fromkeys(map(_type_name, arguments)))
     if origin is tuple and Ellipsis not in arguments:
         return f"list of {len(arguments)}: " + ", ".join(map(_type_name, arguments))
     if origin in (list, tuple):

@@ -53,7 +53,7 @@ def batch_losses(composite: Composite, batch: Batch, config: TrainConfig) -> Flo
                 batch.clip_keys,
             )
             inputs_embeds = model.model.join(inputs_embeds, audio, batch.audio_mask)
-        hidden = run_packed(model.model, inputs_embeds, batch.position_ids)
+        hidden = run_packed(model.model, inputs_embeds, batch.position_ids, batch.holds_audio)
         return supervised_losses(hidden, batch.token_ids, batch.supervision_mask, model.compute_logits)
 
 

@@ -31,7 +31,7 @@ def validate(config_class: type[ConfigT], tree: Tree) -> ConfigT:
 
 def _explain(config_class: type[BaseModel], tree: Tree, details: ErrorDetails) -> str:
     """One of pydantic's findings in the form of all errors."""
-    path = tuple(str(part) for part in details["loc"])
+    path = _place(tree.values, details["loc"], is_missing=details["type"] == "missing")
     where = f"{tree.origin(path)} {dotted(path)}".rstrip()
     if details["type"] == "extra_forbidden":
         allowed = _keys_at(config_class, details["loc"][:-1])
@@ -39,6 +39,12 @@ def _explain(config_class: type[BaseModel], tree: Tree, details: ErrorDetails) -
         return describe(where, f"unknown key '{path[-1]}'", f"allowed are {', '.join(allowed)}", fix)
     if details["type"] == "missing":
         return describe(where, "not given", "it has no default", "Add it")
+    if details["type"] == "union_tag_invalid":
+        tag, tags = details["ctx"]["tag"], details["ctx"]["expected_tags"]
+        known = [known.strip("'") for known in tags.split(", ")]
+        return describe(
+            f"{where}.kind", f"value '{tag}'", f"it should be {tags}", f"{suggest(tag, known)}Change the value"
+        )
     message = details["msg"].removeprefix("Value error, ")
     if details["type"] == "value_error" and "; " in message:  # a config's own check already speaks in this form
         return f"{tree.origin(path)} {message}"
@@ -46,6 +52,18 @@ def _explain(config_class: type[BaseModel], tree: Tree, details: ErrorDetails) -
     found = "its values do not fit together" if together else "value " + _shorten(repr(details["input"]))
     expected = (message[:1].lower() + message[1:]).replace("input should", "it should", 1).rstrip(".")
     return describe(where, found, expected, "Change the value")
+
+
+def _place(values: Any, location: Sequence[str | int], is_missing: bool) -> tuple[str, ...]:
+    """The keys of a location; what else pydantic puts there (the branch of a union that was tried) is left out."""
+    path: list[str] = []
+    for part in location:
+        if part in (values if isinstance(values, dict) else range(len(values)) if isinstance(values, list) else ()):
+            values = values[part]
+        elif not (is_missing and part == location[-1]):
+            continue
+        path.append(str(part))
+    return tuple(path)
 
 
 def _shorten(text: str, length: int = 60) -> str:
@@ -67,10 +85,11 @@ def _keys_at(config_class: type[BaseModel], path: Sequence[str | int]) -> list[s
 
 
 def _step(config: type[BaseModel], part: str | int) -> list[type[BaseModel]]:
-    """The configs that may stand under one key; the position in a list and the tag of a union lead nowhere new."""
+    """The configs that may stand under one key; a position in a list leads nowhere new, a `kind` chooses among them."""
     if isinstance(part, str) and part in config.model_fields:
         return list(_configs_in(config.model_fields[part].annotation))
-    return [config]
+    kinds = get_args(config.model_fields["kind"].annotation) if "kind" in config.model_fields else ()
+    return [] if isinstance(part, str) and kinds and part not in kinds else [config]
 
 
 def _configs_in(annotation: Any) -> Iterator[type[BaseModel]]:

@@ -285,15 +285,14 @@ def open_geometry(config: ModelConfig | None) -> tuple[Renderer | None, Geometry
 
     Without a model there is no renderer, and clips take tokens as the default encoder counts them.
     """
-    from voicetextblender.audio.lengths import HOP_LENGTH, SUBSAMPLING_FACTOR, num_audio_tokens
+    from voicetextblender.audio.lengths import FASTCONFORMER_TOKENS
     from voicetextblender.cli.look import open_renderer
     from voicetextblender.data.index import Geometry
 
     if config is None:
-        return None, Geometry(num_audio_tokens, f"{HOP_LENGTH}/{SUBSAMPLING_FACTOR}")
+        return None, Geometry(FASTCONFORMER_TOKENS, FASTCONFORMER_TOKENS.fingerprint)
     _, renderer, count = open_renderer(config)
-    factor = getattr(count, "keywords", {}).get("subsampling_factor", SUBSAMPLING_FACTOR)
-    return renderer, Geometry(count, f"{HOP_LENGTH}/{factor}")
+    return renderer, Geometry(count, count.fingerprint)
 
 
 def count_cores() -> int:

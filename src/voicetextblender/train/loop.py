@@ -8,8 +8,9 @@ from rich.console import Console
 
 from voicetextblender.data.index import Geometry, fingerprint_sources
 from voicetextblender.data.loader import build_loader
-from voicetextblender.model.build import Composite, build_composite, trainable_parameters
+from voicetextblender.model.build import Composite, build_composite
 from voicetextblender.model.packing import check_packing, choose_attention
+from voicetextblender.model.trainable import trainable_parameters
 from voicetextblender.model.warm_start import warm_start_adapter
 from voicetextblender.model.weights import MANIFEST, save_composite
 from voicetextblender.progress import show_progress

@@ -53,7 +53,10 @@ def insert_reference(page: str) -> str:
 
 
 def walk_sections(config_class: type[BaseModel], path: str) -> Iterator[tuple[str, type[BaseModel]]]:
-    """Every config of a recipe with the dotted path at which it first stands, from the top down."""
+    """Every config of a recipe with the dotted path at which it first stands, from the top down.
+
+    Where a section is one of several, the path ends in the `kind` that chooses it.
+    """
     yield from _walk(config_class, path, set())
 
 
@@ -63,7 +66,8 @@ def _walk(
     if config_class in told:
         return
     told.add(config_class)
-    yield path, config_class
+    kinds = get_args(config_class.model_fields["kind"].annotation) if "kind" in config_class.model_fields else ()
+    yield f"{path} (kind: {kinds[0]})" if len(kinds) == 1 else path, config_class
     for key, field in config_class.model_fields.items():
         for steps, section in _sections_in(field.annotation):
             yield from _walk(section, ".".join(part for part in (path, key, *steps) if part), told)

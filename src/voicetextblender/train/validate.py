@@ -38,7 +38,7 @@ def _follows(details: ErrorDetails, found: Sequence[ErrorDetails]) -> bool:
 
 def _explain(config_class: type[BaseModel], tree: Tree, details: ErrorDetails) -> str:
     """One of pydantic's findings in the form of all errors."""
-    path = _without_tags(tuple(str(part) for part in details["loc"]), tree.values)
+    path = _place(tree.values, details["loc"], is_missing=details["type"] == "missing")
     where = f"{tree.origin(path)} {dotted(path)}".rstrip()
     if details["type"] == "extra_forbidden":
         allowed = _keys_at(config_class, details["loc"][:-1])
@@ -46,6 +46,12 @@ def _explain(config_class: type[BaseModel], tree: Tree, details: ErrorDetails) -
         return describe(where, f"unknown key '{path[-1]}'", f"allowed are {', '.join(allowed)}", fix)
     if details["type"] == "missing":
         return describe(where, "not given", "it has no default", "Add it")
+    if details["type"] == "union_tag_invalid":
+        tag, tags = details["ctx"]["tag"], details["ctx"]["expected_tags"]
+        known = [known.strip("'") for known in tags.split(", ")]
+        return describe(
+            f"{where}.kind", f"value '{tag}'", f"it should be {tags}", f"{suggest(tag, known)}Change the value"
+        )
     message = details["msg"].removeprefix("Value error, ")
     if details["type"] == "value_error" and "; " in message:  # a config's own check already speaks in this form
         return f"{tree.origin(path)} {message}"
@@ -55,16 +61,16 @@ def _explain(config_class: type[BaseModel], tree: Tree, details: ErrorDetails) -
     return describe(where, found, expected, "Change the value")
 
 
-def _without_tags(path: tuple[str, ...], values: Any) -> tuple[str, ...]:
-    """The keys of a path, without the names of choices that pydantic writes between them."""
-    kept = []
-    for number, part in enumerate(path):
-        is_index = isinstance(values, list) and part.isdecimal() and int(part) < len(values)
-        is_key = is_index or (isinstance(values, dict) and part in values)
-        if is_key or number == len(path) - 1:
-            kept.append(part)
-        values = values[int(part)] if is_index else values[part] if is_key else values
-    return tuple(kept)
+def _place(values: Any, location: Sequence[str | int], is_missing: bool) -> tuple[str, ...]:
+    """The keys of a location; what else pydantic puts there (the branch of a union that was tried) is left out."""
+    path: list[str] = []
+    for part in location:
+        if part in (values if isinstance(values, dict) else range(len(values)) if isinstance(values, list) else ()):
+            values = values[part]
+        elif not (is_missing and part == location[-1]):
+            continue
+        path.append(str(part))
+    return tuple(path)
 
 
 def _shorten(text: str, length: int = 60) -> str:
@@ -81,7 +87,7 @@ def _keys_at(config_class: type[BaseModel], path: Sequence[str | int]) -> list[s
     """The keys that are allowed in the section at `path`."""
     here: list[_Choice] = [_Choice(None, config_class)]
     for part in path:
-        chosen = [choice for choice in here if choice.tag == part]
+        chosen = [choice for choice in here if choice.is_called(part)]
         here = chosen or [below for choice in here for below in _step(choice, part)]
     return [key for choice in here for key in choice.config.model_fields]
 
@@ -91,6 +97,10 @@ class _Choice(NamedTuple):
 
     tag: str | None
     config: type[BaseModel]
+
+    def is_called(self, part: str | int) -> bool:
+        kind = self.config.model_fields.get("kind")
+        return part == self.tag or (kind is not None and part in get_args(kind.annotation))
 
 
 def _step(choice: _Choice, part: str | int) -> list[_Choice]:

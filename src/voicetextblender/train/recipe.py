@@ -40,8 +40,9 @@ class Recipe(StrictConfig):
     """What is read."""
     train: TrainConfig
     """How it learns."""
-    published: dict[Count, str] = {}
-    """Parameters that others have published for this model; `vtb recipe check` prints them beside its own count."""
+    published: dict[Count, str | None] = {}
+    """Parameters that others have published for this model, null where it is not known; `vtb recipe check` prints them
+    beside its own count."""
     evaluate: EvaluateConfig | None = None
     """Held-out items to measure on; without it `vtb evaluate` has nothing to do."""
 

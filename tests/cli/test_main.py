@@ -54,7 +54,9 @@ def test_an_error_is_one_red_line_and_status_2() -> None:
     result = CliRunner().invoke(app, ["train", "minni"])
     assert result.exit_code == 2
     assert result.stdout == ""
-    assert result.stderr.startswith("error: recipe 'minni': no recipe of that name in the package; there are mini")
+    assert result.stderr.startswith(
+        "error: recipe 'minni': no recipe of that name in the package; there are canary-qwen, "
+    )
     assert "Traceback" not in result.stderr
 
 

@@ -79,12 +79,24 @@ def test_version() -> None:
 
 def test_recipe_list_names_the_shipped_ones() -> None:
     result = CliRunner().invoke(app, ["recipe", "list"])
-    assert [line.split()[0] for line in result.output.splitlines()] == [
+    assert [line.split()[0] for line in result.output.splitlines() if not line.startswith(" ")] == [
+        "canary-qwen",
+        "canary-qwen-conformer",
+        "canary-qwen-gated",
         "mini",
         "mini-digits",
         "mini-frozen-llm",
         "mini-readings",
         "mini-speech-only",
+        "voicetextblender-3b",
+        "voicetextblender-3b-frozen-llm",
+        "voicetextblender-3b-gated",
+        "voicetextblender-3b-linear",
+        "voicetextblender-3b-speech-only",
+        "whisper-llama",
+        "whisper-llama-8b",
+        "whisper-llama-qformer",
+        "whisper-llama-top-layers",
     ]
 
 

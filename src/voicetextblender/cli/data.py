@@ -119,8 +119,7 @@ def stats(
 
     loaded = load_recipe(recipe, overrides or [])
     plan, indexes, surveys = read_data(loaded, workers or count_cores())
-    size, steps = loaded.data.conversations_per_step, loaded.train.steps
-    figures = measure_stats(indexes, surveys, plan.blend, size, steps)
+    figures = measure_stats(indexes, surveys, plan.blend, plan.conversations_per_step, loaded.train.steps)
     print_stats(figures, console)
     if out is not None:
         with write_atomically(out) as temporary:
@@ -202,15 +201,15 @@ def make_preview(
         name: survey_source(source, limits[name].max_items, Path(config.cache_dir))
         for name, source in evaluation_sources(recipe).items()
     }
-    keys = ("conversations_per_step", "max_tokens_per_microbatch", "max_conversation_tokens", "max_clip_s")
+    keys = ("max_tokens_per_microbatch", "max_conversation_tokens", "max_clip_s")
     return Preview(
         name=recipe.name,
-        stats=measure_stats(indexes, surveys, plan.blend, config.conversations_per_step, num_steps),
+        stats=measure_stats(indexes, surveys, plan.blend, plan.conversations_per_step, num_steps),
         simulation=simulation,
         repeats=count_repeats(indexes, surveys),
         overlaps=count_overlap(surveys, evaluation),
         rows=choose_rows(plan, indexes, surveys, rows_per_kind),
-        limits={key: getattr(config, key) for key in keys},
+        limits={"conversations_per_step": plan.conversations_per_step} | {key: getattr(config, key) for key in keys},
     )
 
 

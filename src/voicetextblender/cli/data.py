@@ -16,7 +16,8 @@ from voicetextblender.errors import RecipeError, describe
 if TYPE_CHECKING:
     from voicetextblender.chat.render import Renderer
     from voicetextblender.data.check import CheckedSource, CheckResult
-    from voicetextblender.data.index import Geometry, SourceIndex
+    from voicetextblender.data.index import SourceIndex
+    from voicetextblender.data.measure import Geometry
     from voicetextblender.data.plan import Plan
     from voicetextblender.data.preview_page import Preview
     from voicetextblender.data.readers.config import SourceConfig
@@ -239,7 +240,7 @@ def find_sources(targets: Sequence[str]) -> tuple[list[CheckedSource], Recipe | 
         RecipeError: two recipes, or values to change that nothing has.
     """
     from voicetextblender.data.check import CheckedSource
-    from voicetextblender.data.index import Limits
+    from voicetextblender.data.measure import Limits
     from voicetextblender.data.readers.config import SourceConfig
     from voicetextblender.train.recipe import load_recipe, shipped_recipes
     from voicetextblender.train.validate import validate
@@ -283,7 +284,7 @@ def open_geometry(config: ModelConfig | None) -> tuple[Renderer | None, Geometry
     """
     from voicetextblender.audio.lengths import HOP_LENGTH, SUBSAMPLING_FACTOR, num_audio_tokens
     from voicetextblender.cli.look import open_renderer
-    from voicetextblender.data.index import Geometry
+    from voicetextblender.data.measure import Geometry
 
     if config is None:
         return None, Geometry(num_audio_tokens, f"{HOP_LENGTH}/{SUBSAMPLING_FACTOR}")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -19,7 +20,8 @@ from voicetextblender.chat.clips import read_clip
 from voicetextblender.chat.conversation import Conversation
 from voicetextblender.chat.render import Rendered, Renderer
 from voicetextblender.data.blend import Blend
-from voicetextblender.data.index import Geometry, Limits, SourceIndex, open_index
+from voicetextblender.data.index import SourceIndex, open_index
+from voicetextblender.data.measure import Geometry, Limits
 from voicetextblender.data.plan import Draw, Microbatch, Plan, PlanConfig
 from voicetextblender.data.readers.config import SourceConfig
 from voicetextblender.data.sources import open_source
@@ -37,12 +39,15 @@ class DataConfig(PlanConfig):
     Args:
         sources: what is blended.
         num_workers: processes that read and decode; 0 does it in the training process.
+        index_workers: processes that build an index, each row within a time limit; 0 does it in the training process,
+            without one.
         on_bad_row: "stop" refuses a manifest with rows that cannot be used; "skip" drops and counts them.
         cache_dir: folder of the stored indexes and of what readers keep, relative to the working directory.
     """
 
     sources: tuple[SourceConfig, ...] = Field(min_length=1)
     num_workers: int = Field(2, ge=0)
+    index_workers: int = Field(2, ge=0)
     on_bad_row: Literal["stop", "skip"] = "stop"
     cache_dir: str = "runs/cache"
 
@@ -176,13 +181,11 @@ def open_indexes(
     limits = Limits(config.max_conversation_tokens, config.max_clip_s)
     indexes = []
     cache_dir = Path(config.cache_dir)
+    open_one = partial(open_index, on_bad_row=config.on_bad_row, num_workers=config.index_workers)
     for source in (open_source(source, cache_dir) for source in config.sources if source.weight > 0):
         arguments = (source, renderer, geometry, limits, cache_dir)
-        if show_progress is None:
-            indexes.append(open_index(*arguments, on_bad_row=config.on_bad_row))
-            continue
-        with show_progress(f"Indexing {source.name}") as report:
-            indexes.append(open_index(*arguments, on_bad_row=config.on_bad_row, report=report))
+        with show_progress(f"Indexing {source.name}") if show_progress else nullcontext() as report:
+            indexes.append(open_one(*arguments, report=report))
     return indexes
 
 

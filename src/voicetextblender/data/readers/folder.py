@@ -9,9 +9,9 @@ from typing import Literal
 from voicetextblender.chat.fields import refusal
 from voicetextblender.data.readers.columns import ColumnsParser
 from voicetextblender.data.readers.config import SourceConfig
-from voicetextblender.data.readers.files import fingerprint_files
+from voicetextblender.data.readers.fingerprints import fingerprint_files
 from voicetextblender.data.readers.lines import JsonRows
-from voicetextblender.data.readers.source import Item, RawRow, RowStore, Source
+from voicetextblender.data.readers.source import Item, RawRow, RowStore, Source, Span
 from voicetextblender.data.readers.spoken import Wordings
 from voicetextblender.data.readers.table import TableRows
 from voicetextblender.errors import DataError, describe
@@ -37,13 +37,13 @@ def _open_store(config: SourceConfig, cache_dir: Path) -> RowStore:
     if table.is_file() and "file_name" in table.open(encoding="utf-8-sig").readline():
         return TableRows(str(table), config.name, cache_dir)
     if table.is_file():
-        return TranscriptRows("ljspeech", [table])
+        return TranscriptRows("ljspeech", [table], cache_dir)
     if found_lists := sorted(folder.rglob("*.trans.txt")):
-        return TranscriptRows("librispeech", found_lists)
+        return TranscriptRows("librispeech", found_lists, cache_dir)
     audio = sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)
     pairs = [path.with_suffix(".txt") for path in audio]
     if any(path.is_file() for path in pairs):
-        return TranscriptRows("pairs", pairs)
+        return TranscriptRows("pairs", pairs, cache_dir)
     expected = "transcripts are *.trans.txt, metadata.csv, metadata.jsonl, or one .txt beside each recording"
     raise DataError(describe(where, f"no transcripts in '{folder}'", expected, "Correct the path, or write a table"))
 
@@ -54,11 +54,13 @@ class TranscriptRows:
     Args:
         layout: how the lines of a file are read; of "pairs" each file is one row.
         files: the files with the transcripts.
+        cache_dir: for what is remembered of them.
     """
 
-    def __init__(self, layout: Layout, files: Sequence[Path]) -> None:
+    def __init__(self, layout: Layout, files: Sequence[Path], cache_dir: Path) -> None:
         self.layout = layout
         self.paths = tuple(map(str, files))
+        self._cache_dir = cache_dir
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -66,22 +68,26 @@ class TranscriptRows:
 
     @property
     def fingerprint(self) -> str:
-        return fingerprint_files(tuple(path for path in map(Path, self.paths) if path.is_file()))
+        files = tuple(path for path in map(Path, self.paths) if path.is_file())
+        return fingerprint_files(files, self._cache_dir)
 
     def where(self, line: int, file: int = 0) -> str:
         return self.paths[file] if self.layout == "pairs" else f"{self.paths[file]}:{line}"
 
-    def scan(self) -> Iterator[RawRow]:
-        for file, path in enumerate(map(Path, self.paths)):
-            if self.layout == "pairs":
-                yield RawRow(1, 0, path.read_bytes() if path.is_file() else b"", file)
-                continue
-            offset = 0
-            with path.open("rb") as opened:
-                for line, content in enumerate(opened, start=1):
-                    if content.strip():
-                        yield RawRow(line, offset, content, file)
-                    offset += len(content)
+    def spans(self) -> Iterator[Span]:
+        return (Span(file, 1, 0, size) for file, size in enumerate(self.sizes))
+
+    def scan(self, span: Span) -> Iterator[RawRow]:
+        path = Path(self.paths[span.file])
+        if self.layout == "pairs":
+            yield RawRow(1, 0, path.read_bytes() if path.is_file() else b"", span.file)
+            return
+        offset = 0
+        with path.open("rb") as opened:
+            for line, content in enumerate(opened, start=1):
+                if content.strip():
+                    yield RawRow(line, offset, content, span.file)
+                offset += len(content)
 
     def fetch(self, line: int, offset: int, num_bytes: int, file: int) -> RawRow:
         with open(self.paths[file], "rb") as opened:

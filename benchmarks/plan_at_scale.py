@@ -44,6 +44,7 @@ from voicetextblender.data.index import SourceIndex, index_stem, open_index, sto
 from voicetextblender.data.measure import COLUMNS, Geometry, Limits
 from voicetextblender.data.plan import Microbatch, Plan, PlanConfig
 from voicetextblender.data.readers.config import SourceConfig
+from voicetextblender.data.readers.fingerprints import SETTLED_NS
 from voicetextblender.data.readers.source import Source
 from voicetextblender.data.sources import open_source
 from voicetextblender.units import seconds_to_samples
@@ -53,7 +54,6 @@ BYTES_PER_ROW = 300
 SAMPLES_PER_TOKEN = HOP_LENGTH * SUBSAMPLING_FACTOR
 GEOMETRY = Geometry(num_audio_tokens, "benchmark")
 LIMITS = Limits(2048, 40.0)
-NUM_SEEKS = 50
 NUM_LHOTSE_ROWS = 100_000
 SHAPES = ((8, 2, 4096), (8, 2, 8192), (8, 2, 16384), (64, 2, 8192))
 """Ranks, microbatches of each in a step, tokens of a microbatch."""
@@ -94,6 +94,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=20_000_000, help="rows of all sources together")
     parser.add_argument("--steps", type=int, default=10, help="random steps that are looked at for each shape")
+    parser.add_argument("--seeks", type=int, default=50, help="random steps that are sought for each shape")
     parser.add_argument("--folder", type=Path, help="where the indexes are kept; a temporary one by default")
     parser.add_argument("--stage", choices=("make", "measure"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -101,10 +102,11 @@ def main() -> int:
         make_sources(arguments.folder, arguments.rows)
         return 0
     if arguments.stage == "measure":
-        return report(measure(arguments.folder, arguments.steps))
+        return report(measure(arguments.folder, arguments.steps, arguments.seeks))
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.folder or Path(temporary)
-        command = [sys.executable, __file__, "--rows", str(arguments.rows), "--steps", str(arguments.steps)]
+        numbers = {"--rows": arguments.rows, "--steps": arguments.steps, "--seeks": arguments.seeks}
+        command = [sys.executable, __file__, *(str(word) for pair in numbers.items() for word in pair)]
         for stage in ("make", "measure"):  # processes of their own: memory and time are those of a fresh start
             environment = os.environ | {"STARTED_AT": repr(time.time())}
             done = subprocess.run([*command, "--folder", str(folder), "--stage", stage], env=environment, check=False)
@@ -116,16 +118,16 @@ def main() -> int:
 def make_sources(folder: Path, num_rows: int) -> None:
     """Manifests without content, and their indexes in the cache."""
     renderer = make_renderer()
-    for seed, (name, (durations, share, _)) in enumerate(SOURCES.items()):
+    folder.mkdir(parents=True, exist_ok=True)
+    sizes = {name: int(num_rows * share) for name, (_, share, _) in SOURCES.items()}
+    for name, size in sizes.items():
+        with manifest_of(folder, name).open("wb") as file:
+            file.truncate(BYTES_PER_ROW * size)
+    time.sleep(1.5 * SETTLED_NS / 1e9)  # then what is hashed is relied upon
+    for seed, (name, (durations, _, _)) in enumerate(SOURCES.items()):
         begun = time.perf_counter()
-        rows = draw_rows(np.random.default_rng(seed), durations, int(num_rows * share))
-        manifest = manifest_of(folder, name)
-        manifest.parent.mkdir(parents=True, exist_ok=True)
-        with manifest.open("wb") as file:
-            file.truncate(BYTES_PER_ROW * len(rows))
-        source = open_one(folder, name)
-        time.sleep(2.5)  # so that the manifest has settled, and what was hashed is relied upon
-        store_index(index_stem(source, renderer, GEOMETRY, folder / "cache"), rows, [])
+        rows = draw_rows(np.random.default_rng(seed), durations, sizes[name])
+        store_index(index_stem(open_one(folder, name), renderer, GEOMETRY, folder / "cache"), rows, [])
         hours = rows["num_samples"].sum() / 16000 / 3600
         print(
             f"{name:10}{len(rows):>12,} rows {hours:>9,.0f} h, {rows['num_tokens'].mean():6.0f} tokens a row, "
@@ -155,7 +157,7 @@ def draw_rows(random: Random, durations: Callable[[Random, int], Floats] | None,
     return rows
 
 
-def measure(folder: Path, num_steps: int) -> dict[str, Any]:
+def measure(folder: Path, num_steps: int, num_seeks: int) -> dict[str, Any]:
     """All figures, in a process that began for it."""
     begun = float(os.environ.get("STARTED_AT", time.time()))
     renderer = make_renderer()
@@ -168,6 +170,7 @@ def measure(folder: Path, num_steps: int) -> dict[str, Any]:
         "rows": sum(index.num_rows for index in indexes),
         "dropped": sum(sum(index.drops.values()) for index in indexes),
         "ready_s": ready - begun,
+        "ready_cpu_s": time.process_time(),
         "imports_s": imported - begun,
         "memory_gib": resident_gib(),
         "shapes": [],
@@ -175,9 +178,11 @@ def measure(folder: Path, num_steps: int) -> dict[str, Any]:
     random = np.random.default_rng(0)
     for num_ranks, num_each, budget in SHAPES:
         plan = make_plan(indexes, num_ranks, num_each, budget)
-        steps = random.integers(0, 1_000_000, num_steps + NUM_SEEKS).tolist()
+        steps = random.integers(0, 1_000_000, num_steps + num_seeks).tolist()
+        cpu = time.process_time()
         seeks = [clock(plan, step, num_ranks) for step in steps[num_steps:]]
-        steady = [clock(plan, steps[-1] + 1, num_ranks)]
+        cpu = (time.process_time() - cpu) / num_seeks
+        after = clock(plan, steps[-1] + 1, num_ranks)
         measured = [measure_step(plan, step, num_ranks) for step in steps[:num_steps]]
         figures["shapes"].append(
             {
@@ -186,7 +191,8 @@ def measure(folder: Path, num_steps: int) -> dict[str, Any]:
                 "conversations": plan.conversations_per_step,
                 "seek_median_s": statistics.median(seeks),
                 "seek_worst_s": max(seeks),
-                "next_s": steady[0],
+                "seek_cpu_s": cpu,
+                "next_s": after,
                 "lhotse": measure_lhotse(plan, budget),
                 **summarise(measured, budget),
             }
@@ -304,12 +310,15 @@ def report(figures: dict[str, Any]) -> int:
         ("unused share of the token budget", 100 * max(shape["unused"] for shape in shapes), 2, "%"),
         ("padded share of encoder frames", 100 * max(shape["encoder_padding"] for shape in shapes), 4, "%"),
     ]
-    print(f"\n{figures['rows']:,} rows, {figures['dropped']:,} of them dropped; imports {figures['imports_s']:.1f} s")
+    print(
+        f"\n{figures['rows']:,} rows, {figures['dropped']:,} of them dropped. Ready after {figures['ready_s']:.1f} s, "
+        f"{figures['imports_s']:.1f} s of it imports; {figures['ready_cpu_s']:.1f} s of the processor"
+    )
     for name, value, goal, unit in goals:
         print(f"    {name:42}{value:8.2f} {unit:4} goal {goal:3} {'' if value <= goal else 'MISSED'}")
     print(
-        f"\n{'ranks':>5}{'budget':>8}{'conversations':>15}{'seek':>8}{'next':>8}{'ranks differ':>14}{'unused':>9}"
-        f"{'padding':>9}{'encoder':>9}{'groups':>8}{'| Lhotse: unused':>17}{'padding':>9}{'encoder':>9}"
+        f"\n{'ranks':>5}{'budget':>8}{'conversations':>15}{'seek':>8}{'of CPU':>8}{'next':>8}{'ranks differ':>14}"
+        f"{'unused':>9}{'padding':>9}{'encoder':>9}{'groups':>8}{'| Lhotse: unused':>17}{'padding':>9}{'encoder':>9}"
     )
     for shape in shapes:
         beside = shape["lhotse"]
@@ -322,6 +331,7 @@ def report(figures: dict[str, Any]) -> int:
         )
         print(
             f"{shape['ranks']:5}{shape['budget']:8}{shape['conversations']:15}{shape['seek_median_s']:7.2f}s"
+            f"{shape['seek_cpu_s']:7.2f}s"
             f"{shape['next_s']:7.2f}s{shape['differ']:14.1%}{shape['unused']:9.1%}{shape['padding']:9.1%}"
             f"{shape['encoder_padding']:9.1%}{shape['groups']:8.1f}{theirs}"
         )

@@ -35,9 +35,9 @@ class FullSteps:
     def __init__(self, blend: Blend, num_tokens: Sequence[NDArray[np.integer]], tokens_per_step: int) -> None:
         self.blend = blend
         self._num_tokens = tuple(num_tokens)
-        shares = blend.num_drawn(WINDOW_DRAWS) / WINDOW_DRAWS
-        mean, deviation = _spread(shares, self._num_tokens)
-        self.num_steps = max(1, round(WINDOW_DRAWS * mean / tokens_per_step))
+        mean, deviation = _spread(np.array(blend.shares), self._num_tokens)
+        most = WINDOW_DRAWS if blend.num_draws is None else min(WINDOW_DRAWS, blend.num_draws)
+        self.num_steps = max(1, round(most * mean / tokens_per_step))
         """Steps of a window."""
         capacity = self.num_steps * tokens_per_step * (1 - PACKING_ROOM)
         root = (math.hypot(NUM_DEVIATIONS * deviation, 2 * math.sqrt(mean * capacity)) - NUM_DEVIATIONS * deviation) / 2

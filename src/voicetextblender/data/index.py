@@ -39,6 +39,11 @@ IN_MEMORY_BYTES = 1 << 20
 """Smaller indexes are read; larger ones are memory-mapped."""
 
 
+LeftOut = Mapping[str, NDArray[np.int64]]
+"""Rows that training leaves out though nothing is wrong with them: by reason their places, [rows 2], file and line, in
+the order of the manifest."""
+
+
 class SourceIndex:
     """Lengths and places of the usable rows of one source, numbered from 0 in the order of the manifest.
 
@@ -48,27 +53,46 @@ class SourceIndex:
         source: the reader of the rows.
         stem: the stored index, without suffix; made by `open_index`.
         limits: rows beyond them are not usable.
+        left_out: further rows that are not.
     """
 
-    def __init__(self, source: Source, stem: Path, limits: Limits) -> None:
+    def __init__(self, source: Source, stem: Path, limits: Limits, left_out: LeftOut | None = None) -> None:
         self.source = source
         self.stem = stem
         self.limits = limits
+        self.left_out = left_out or {}
         self.bad_rows = tuple(Drop(*bad) for bad in json.loads(_summary_path(stem).read_bytes())["bad_rows"])
         is_small = _columns_path(stem).stat().st_size < IN_MEMORY_BYTES
         self._columns: NDArray[Any] = np.load(_columns_path(stem), mmap_mode=None if is_small else "r")
-        too_many_tokens = self._columns["num_tokens"] > limits.max_conversation_tokens
-        clip_too_long = self._columns["longest_clip"] > seconds_to_samples(limits.max_clip_s)
-        self._too_long = np.flatnonzero(too_many_tokens | clip_too_long)
-        # Few rows are too long, so a list of these takes less than one of the others.
-        self._usable_before = self._too_long - np.arange(len(self._too_long))
+        is_too_long = self._columns["num_tokens"] > limits.max_conversation_tokens
+        is_too_long |= self._columns["longest_clip"] > seconds_to_samples(limits.max_clip_s)
+        self._too_long = np.flatnonzero(is_too_long)
+        self._left_out: dict[str, NDArray[np.intp]] = {}
+        unusable = self._too_long
+        for reason, places in self.left_out.items():
+            self._left_out[reason] = np.setdiff1d(self._find(places), unusable)
+            unusable = np.union1d(unusable, self._left_out[reason])
+        # Few rows are not usable, so a list of these takes less than one of the others.
+        self._unusable = unusable
+        self._usable_before = unusable - np.arange(len(unusable))
 
-    def __reduce__(self) -> tuple[type[SourceIndex], tuple[Source, Path, Limits]]:
-        return SourceIndex, (self.source, self.stem, self.limits)
+    def __reduce__(self) -> tuple[type[SourceIndex], tuple[Source, Path, Limits, LeftOut]]:
+        return SourceIndex, (self.source, self.stem, self.limits, self.left_out)
+
+    def leave_out(self, left_out: LeftOut) -> SourceIndex:
+        """The same index without these rows."""
+        return SourceIndex(self.source, self.stem, self.limits, left_out) if left_out else self
+
+    def _find(self, places: NDArray[np.int64]) -> NDArray[np.intp]:
+        """Numbers of the rows, usable or not, at places in the order of the manifest; those that are there."""
+        ours = self._columns["file"].astype(np.int64) << 32 | self._columns["line"]
+        wanted = places[:, 0] << 32 | places[:, 1]
+        rows = np.searchsorted(ours, wanted)
+        return rows[ours[np.minimum(rows, len(ours) - 1)] == wanted] if len(ours) else rows[:0]
 
     def __len__(self) -> int:
         """Number of usable rows."""
-        return len(self._columns["num_tokens"]) - len(self._too_long)
+        return len(self._columns["num_tokens"]) - len(self._unusable)
 
     @property
     def name(self) -> str:
@@ -121,13 +145,17 @@ class SourceIndex:
         num_tokens = self._columns["num_tokens"][self._too_long]
         counts[TOO_MANY_TOKENS] = int((num_tokens > self.limits.max_conversation_tokens).sum())
         counts[CLIP_TOO_LONG] = len(self._too_long) - counts[TOO_MANY_TOKENS]
+        counts.update({reason: len(rows) for reason, rows in self._left_out.items()})
         return {reason: count for reason, count in sorted(counts.items()) if count}
 
     @property
     def dropped(self) -> list[Drop]:
         """Every row that is not usable, in the order of the manifest."""
         long_rows = [self._describe_long(place) for place in self._too_long.tolist()]
-        return sorted([*self.bad_rows, *long_rows], key=lambda drop: (drop.file, drop.line))
+        left_out = [
+            self._describe_left_out(reason, place) for reason, rows in self._left_out.items() for place in rows.tolist()
+        ]
+        return sorted([*self.bad_rows, *long_rows, *left_out], key=lambda drop: (drop.file, drop.line))
 
     def where(self, row: int) -> str:
         """How errors name a usable row."""
@@ -148,7 +176,7 @@ class SourceIndex:
     def _take(self, column: str) -> NDArray[Any]:
         """A column of the usable rows; not copied where all are."""
         values = self._columns[column]
-        return np.delete(values, self._too_long) if len(self._too_long) else values
+        return np.delete(values, self._unusable) if len(self._unusable) else values
 
     def _place(self, row: int) -> int:
         """Where a usable row stands in the columns."""
@@ -156,6 +184,12 @@ class SourceIndex:
 
     def _values(self, place: int, *columns: str) -> tuple[int, ...]:
         return tuple(int(self._columns[name][place]) for name in columns)
+
+    def _describe_left_out(self, reason: str, place: int) -> Drop:
+        line, file = self._values(place, "line", "file")
+        fix = "Nothing is wrong with it: held_out of the sources says so"
+        text = describe(self.source.where(line, file), reason, "training leaves such rows out", fix)
+        return Drop(line, reason, text, file)
 
     def _describe_long(self, place: int) -> Drop:
         line, file, *lengths = self._values(place, "line", "file", "num_tokens", "longest_clip")

@@ -18,6 +18,7 @@ from voicetextblender.data.blend import Blend, Draws
 from voicetextblender.data.full_steps import FullSteps, take_rows
 from voicetextblender.data.packing import count_microbatches, pack, pack_alone, split
 from voicetextblender.data.sharing import Ints, conversation_cost, share_among_ranks
+from voicetextblender.errors import DataError, describe
 
 
 class PlanConfig(StrictConfig):
@@ -92,6 +93,27 @@ class Plan:
         if config.microbatches_per_step is not None:
             tokens_per_step = config.microbatches_per_step * config.max_tokens_per_microbatch
             self._full_steps = FullSteps(blend, [index.num_tokens for index in indexes], tokens_per_step)
+
+    @property
+    def num_steps(self) -> int | None:
+        """Whole steps until every source is used up; None for no end."""
+        num_draws = self.blend.num_draws
+        if num_draws is None:
+            return None
+        if self._full_steps is not None:
+            return num_draws // self._full_steps.num_draws * self._full_steps.num_steps
+        return num_draws // self.config.conversations_per_step
+
+    def check_length(self, num_steps: int) -> None:
+        """Refuse a run that is longer than the data lasts.
+
+        Raises:
+            DataError: it is.
+        """
+        if self.num_steps is not None and num_steps > self.num_steps:
+            found, expected = f"{num_steps:,} steps", f"the data lasts {self.num_steps:,} steps, by max_epochs"
+            fix = "Train so many steps, raise max_epochs, or leave one source without"
+            raise DataError(describe("train.steps", found, expected, fix))
 
     def step(self, step: int, rank: int = 0, num_ranks: int = 1) -> tuple[Microbatch, ...]:
         """The microbatches of one rank, longest rows first, each within the token budget.

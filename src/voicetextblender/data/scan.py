@@ -108,11 +108,11 @@ def _measure_in_processes(ruler: Ruler, num_workers: int, time_limit_s: float, t
             measured[number] = _unwrap(outcome.result)
         done += _size(chunk)
         tell(0, done)
-    singles = [
+    singles = (
         ((number, place), (row,))
         for number, chunk in failed.items()
         for place, row in enumerate(store.scan(chunk) if isinstance(chunk, Span) else chunk)
-    ]
+    )
     pieces: dict[tuple[int, int], Measured] = {}
     for single in run_guarded(task, singles, num_workers=num_workers, time_limit_s=time_limit_s):
         place, (row,) = single.item
@@ -129,10 +129,10 @@ def _measure_in_processes(ruler: Ruler, num_workers: int, time_limit_s: float, t
 def _chunks(store: RowStore) -> Iterator[Chunk]:
     """All rows of a store in order; what a store cannot cut small is scanned here."""
     for span in store.spans():
-        if span.stop - span.start <= 2 * SPAN_SIZE:
-            yield span
-        else:
+        if span.is_uncut and span.stop - span.start > SPAN_SIZE:
             yield from _batches(store.scan(span))
+        else:
+            yield span
 
 
 def _batches(rows: Iterator[RawRow]) -> Iterator[tuple[RawRow, ...]]:

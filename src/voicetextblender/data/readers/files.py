@@ -16,6 +16,8 @@ from voicetextblender.data.readers.fingerprints import remember_fingerprint
 from voicetextblender.errors import DataError, describe
 from voicetextblender.files import write_atomically
 
+AUDIO_SUFFIXES = (".flac", ".wav", ".opus", ".ogg", ".mp3", ".m4a", ".webm")
+"""How files are called that hold recordings."""
 _RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)")
 
 

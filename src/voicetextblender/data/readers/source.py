@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 from voicetextblender.audio.storage import is_remote
 from voicetextblender.chat.conversation import Conversation
-from voicetextblender.data.readers.config import SourceConfig
+from voicetextblender.data.readers.config import ReaderConfig, SourceConfig
 
 
 class RawRow(NamedTuple):
@@ -34,12 +34,14 @@ class Span(NamedTuple):
     """Rows of one file that stand side by side: from `start` to before `stop`, in the unit of `RawRow.offset`.
 
     `line` is the number that the first one has, or would have if it is no blank line; `file` counts the files.
+    `is_uncut` marks a file that must be scanned in one go and may be long.
     """
 
     file: int
     line: int
     start: int
     stop: int
+    is_uncut: bool = False
 
 
 class Item(NamedTuple):
@@ -79,7 +81,7 @@ class RowStore(Protocol):
     def spans(self) -> Iterator[Span]:
         """Parts that can be scanned each on its own; together, in order, they are all rows.
 
-        Hardly larger than `SPAN_SIZE`, but where only a whole file can be scanned.
+        Hardly larger than `SPAN_SIZE` where the form of the file allows.
         """
         ...
 
@@ -124,6 +126,10 @@ class Source:
         self._parse = parse
         self._identity = identity
 
+    def over(self, store: RowStore, identity: str) -> Source:
+        """Other rows, made conversations of in the same way."""
+        return Source(self.config, store, self._parse, identity)
+
     @property
     def name(self) -> str:
         return self.config.name
@@ -136,7 +142,7 @@ class Source:
     @property
     def identity(self) -> str:
         """Two sources whose identity and fingerprint agree have the same conversations, but for their task."""
-        options = self.config.model_dump(mode="json", exclude={"name", "path", "weight", "task"})
+        options = self.config.model_dump(mode="json", include=set(ReaderConfig.model_fields) - {"path", "task"})
         # Where the files lie counts too: relative audio paths start from there.
         places = (*self.store.paths, self.config.audio_folder or "", self.config.tars or "")
         whole = [path if is_remote(path) else os.path.abspath(path) for path in places]

@@ -50,7 +50,7 @@ class TextFiles:
 
     def _whole(self, file: int) -> Span:
         """One span for all rows of a file."""
-        return Span(file, 1, 0, self._local[file].stat().st_size)
+        return Span(file, 1, 0, self._local[file].stat().st_size, is_uncut=True)
 
     def _cut(self, file: int) -> Iterator[Span]:
         """The lines of a file in spans; for files of which each line end ends a row."""

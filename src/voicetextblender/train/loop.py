@@ -7,8 +7,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from voicetextblender.data.index import Geometry, fingerprint_sources
+from voicetextblender.data.index import fingerprint_sources
 from voicetextblender.data.loader import build_loader
+from voicetextblender.data.measure import Geometry
 from voicetextblender.model.build import Composite, build_composite
 from voicetextblender.model.packing import check_packing, choose_attention
 from voicetextblender.model.trainable import trainable_parameters

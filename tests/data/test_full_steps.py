@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 
 from voicetextblender.data.blend import Blend
 from voicetextblender.data.full_steps import FullSteps, take_rows
+from voicetextblender.data.mixture import Group, Member
+from voicetextblender.data.plan import Plan, PlanConfig
 
 TOKENS_PER_STEP = 16 * 4096
+
+
+@dataclass(frozen=True)
+class Lengths:
+    num_tokens: np.ndarray
+    num_audio_tokens: np.ndarray
 
 
 @pytest.fixture(scope="module")
@@ -58,3 +68,14 @@ def test_a_step_may_be_larger_than_a_window(blend: Blend, lengths: list[np.ndarr
     steps = FullSteps(blend, lengths, 100_000_000)
     assert steps.num_steps == 1
     assert take_rows(lengths, steps.draws(2)[0]).sum() >= 0.98 * 100_000_000
+
+
+def test_a_blend_that_ends_has_whole_windows(lengths: list[np.ndarray]) -> None:
+    mix = Group((Member("a", 3.0, max_epochs=2.0), Member("b", 1.0, max_epochs=2.0)))
+    blend = Blend(mix, {"a": len(lengths[0]), "b": len(lengths[1])}, seed=5)
+    config = PlanConfig(microbatches_per_step=4, max_tokens_per_microbatch=4096)
+    plan = Plan([Lengths(one, np.zeros_like(one)) for one in lengths], blend, config)
+    assert plan.num_steps is not None and plan.num_steps > 0
+    drawn = [draw for step in range(plan.num_steps) for draw in plan.draws(step)]
+    assert len({draw.position for draw in drawn}) == len(drawn) <= 10_600
+    assert max(draw.epoch for draw in drawn) == 1

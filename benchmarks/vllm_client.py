@@ -15,7 +15,7 @@ from typing import Any
 
 PASSES = ("all at once", "one by one")
 PORT = 8765
-START_LIMIT_S = 300.0
+START_LIMIT_S = 600.0
 
 
 def ask_engine(environment: Path, job: dict[str, Any], folder: Path) -> dict[str, list[dict[str, Any]]]:

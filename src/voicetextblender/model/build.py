@@ -8,7 +8,7 @@ from typing import Literal, Self
 import torch
 from pydantic import model_validator
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from voicetextblender.audio.front_end import FrontEnd, open_front_end
@@ -108,6 +108,7 @@ def build_composite(config: ModelConfig, seed: int) -> Composite:
         # In this layout the convolutions of the front end run three times as fast on a CPU.
         model.model.audio_tower = encoder.to(memory_format=torch.channels_last)
         model.lm_head = llm.get_output_embeddings()
+        check_logits(model, llm, config.llm)
         embeddings = model.get_input_embeddings()
         assert isinstance(embeddings, nn.Embedding)
         initialise_projection(model.model.adapter, measure_embedding_rms(embeddings))
@@ -162,6 +163,24 @@ def find_audio_token(tokenizer: PreTrainedTokenizerBase, config: ModelConfig, vo
             )
         )
     return token_id
+
+
+@torch.no_grad()
+def check_logits(model: VoiceTextBlenderForConditionalGeneration, llm: PreTrainedModel, path: str) -> None:
+    """Compare the composite's logits of a few tokens with those of the LLM whose layers and head it has taken.
+
+    Families scale or cap their logits in ways of their own; one that we do not know must not pass.
+
+    Raises:
+        ModelError: They differ.
+    """
+    token_ids = torch.linspace(0, llm.config.vocab_size - 1, 8, device=model.device).long()[None]
+    ours = model.eval()(input_ids=token_ids, use_cache=False).logits
+    theirs = llm.eval()(input_ids=token_ids, use_cache=False).logits
+    if not torch.equal(ours, theirs):
+        found = f"its logits differ from ours by up to {float((ours - theirs).abs().max()):.3g}"
+        expected = f"a head that our loss knows; that of {type(llm).__name__} does something else"
+        raise ModelError(describe(path, found, expected, "Choose another LLM, or teach `compute_logits` its head"))
 
 
 def measure_embedding_rms(embedding: nn.Embedding, num_tokens: int = 4096) -> float:

@@ -33,11 +33,13 @@ class Family:
         tower: the class that encodes.
         stages: from a configuration to the stages between audio frames and encoder frames.
         layers_key: what the configuration calls its number of layers.
+        window: from a configuration to the most encoder frames at once, or None where there is no limit.
     """
 
     tower: type[PreTrainedModel]
     stages: Callable[[Any], Stages]
     layers_key: str = "num_hidden_layers"
+    window: Callable[[Any], int | None] = lambda config: None
 
 
 def _fastconformer_stages(config: Any) -> Stages:
@@ -48,7 +50,12 @@ def _fastconformer_stages(config: Any) -> Stages:
 
 FAMILIES: dict[str, Family] = {
     "parakeet_encoder": Family(ParakeetEncoder, _fastconformer_stages),
-    "whisper": Family(WhisperTower, lambda config: WHISPER_STAGES, "encoder_layers"),
+    "whisper": Family(
+        WhisperTower,
+        lambda config: WHISPER_STAGES,
+        layers_key="encoder_layers",
+        window=lambda config: config.max_source_positions,
+    ),
     "wav2vec2-bert": Family(W2vBertTower, lambda config: W2V_BERT_STAGES),
     "wav2vec2": Family(Wav2Vec2Tower, convolution_stages),
     "hubert": Family(HubertTower, convolution_stages),

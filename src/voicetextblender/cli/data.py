@@ -183,6 +183,7 @@ def make_preview(
     from voicetextblender.data.preview_page import Preview
     from voicetextblender.data.stats import measure_stats
     from voicetextblender.data.survey import survey_source
+    from voicetextblender.evaluate.rows import open_row
     from voicetextblender.progress import show_progress
 
     config = recipe.data
@@ -197,10 +198,9 @@ def make_preview(
             num_ranks=num_ranks,
             report=report,
         )
-    limits = recipe.evaluate.rows if recipe.evaluate else {}
     evaluation = {
-        name: survey_source(source, limits[name].max_items, Path(config.cache_dir))
-        for name, source in evaluation_sources(recipe).items()
+        name: survey_source(open_row(name, row, config.all_sources, Path(config.cache_dir)), row.max_items)
+        for name, row in (recipe.evaluate.rows if recipe.evaluate else {}).items()
     }
     keys = ("conversations_per_step", "max_tokens_per_microbatch", "max_conversation_tokens", "max_clip_s")
     return Preview(
@@ -265,16 +265,19 @@ def find_sources(targets: Sequence[str]) -> tuple[list[CheckedSource], Recipe | 
     if manifests:
         chosen = [SourceConfig(name=path, path=path) for path in dict.fromkeys(manifests)]
         return [CheckedSource(source, limits) for source in chosen], recipe
-    sources = [CheckedSource(source, limits) for source in recipe.data.sources]
+    sources = [CheckedSource(source, limits) for source in recipe.data.all_sources.values()]
     return [*sources, *map(CheckedSource, evaluation_sources(recipe).values())], recipe
 
 
 def evaluation_sources(recipe: Recipe) -> dict[str, SourceConfig]:
-    """The manifests that the recipe evaluates on, by the names of their rows."""
+    """What the recipe evaluates on beside what its sources hold out, by the names of the rows."""
     from voicetextblender.data.readers.config import SourceConfig
 
     rows = recipe.evaluate.rows if recipe.evaluate else {}
-    return {name: SourceConfig(name=f"evaluate.{name}", path=str(row.manifest)) for name, row in rows.items()}
+    read = {name: row.reader.model_dump() if row.reader else {"path": str(row.manifest)} for name, row in rows.items()}
+    return {
+        name: SourceConfig(name=f"evaluate.{name}", **read[name]) for name, row in rows.items() if row.source is None
+    }
 
 
 def open_geometry(config: ModelConfig | None) -> tuple[Renderer | None, Geometry]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from rich.console import Console
@@ -24,8 +25,8 @@ from voicetextblender.train.step import precision_context, run_step
 
 MODEL_FOLDER = "model"
 """Where in the run folder the finished model is."""
-WARM_START_STEPS = 16
-"""Steps whose clips a warm start of the adapter is fitted on."""
+WARM_START_CONVERSATIONS = 1024
+"""The first conversations of a training, whose clips a warm start of the adapter is fitted on."""
 
 
 def train(recipe: Recipe, run_dir: Path, console: Console | None = None) -> Path:
@@ -63,12 +64,14 @@ def _train_steps(recipe: Recipe, run_dir: Path, composite: Composite, ranks: Ran
     geometry = Geometry(composite.num_audio_tokens, composite.geometry_fingerprint)
     with ranks.first_rank_first():
         loader = build_loader(recipe.data, composite.renderer, geometry, recipe.seed, show_progress)
+    loader.plan.check_length(config.steps)
     parameters = trainable_parameters(model)
     optimizer = build_optimizer(parameters, config.optim)
     store = CheckpointStore(run_dir / "checkpoints", recipe_fingerprint(recipe), config.keep_checkpoints)
     first = store.load_newest(parameters, optimizer)
     if first == 0 and recipe.model.warm_start == "ctc":
-        heard = (batch for step in range(WARM_START_STEPS) for batch in loader.load(step))
+        num_steps = math.ceil(WARM_START_CONVERSATIONS / recipe.data.conversations_per_step)
+        heard = (batch for step in range(num_steps) for batch in loader.load(step))
         explained = warm_start_adapter(composite, recipe.model.speech_encoder, heard)
         if ranks.is_first:
             console.print(f"warm start: the adapter gives {explained:.0%} of what the CTC head hears", highlight=False)

@@ -9,8 +9,7 @@ import pytest
 import torch
 from transformers import Qwen2AudioEncoder, Qwen2AudioEncoderConfig
 
-from voicetextblender.audio.front_end import open_front_end
-from voicetextblender.model.clips import extract_features
+from voicetextblender.audio.front_end import extract_features, open_front_end
 from voicetextblender.model.encoders import families, plan
 from voicetextblender.model.encoders.encode import encode
 from voicetextblender.model.encoders.load import load_encoder

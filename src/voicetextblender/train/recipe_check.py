@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from voicetextblender.audio.storage import is_remote
+from voicetextblender.data.blend_config import walk_sources
 from voicetextblender.data.readers.files import expand_paths
 from voicetextblender.model.lora import LoraSettings
 from voicetextblender.model.skeleton import Skeleton, build_skeleton, is_on_this_machine, num_lora_parameters
@@ -114,7 +115,7 @@ def list_needs(recipe: Recipe, num_gpus: int) -> Iterator[Need]:
     for what, path in (("LLM", recipe.model.llm), ("speech encoder", recipe.model.speech_encoder)):
         fix = "Download it, or name its folder in the recipe"
         yield Need(f"{what} {path}", *_tell(is_on_this_machine(path), "on this machine", "not on this machine"), fix)
-    for source in recipe.data.sources:
+    for _, source in walk_sources(recipe.data.sources):
         if source.weight > 0:
             yield _need_files(f"data {source.name}", source.path, f"Set data.sources.{source.name}.path")
             if source.tars is not None:

@@ -16,8 +16,8 @@ from tests.data.rows import WriteManifest, audio_row, text_row, write_tone
 from voicetextblender.audio.waveform import read_waveform
 from voicetextblender.batch import PADDING, Batch
 from voicetextblender.chat.render import Renderer
-from voicetextblender.data.index import Geometry
 from voicetextblender.data.loader import DataConfig, Loader, build_loader
+from voicetextblender.data.measure import Geometry
 from voicetextblender.errors import AudioError, DataError
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -25,7 +26,8 @@ from voicetextblender.data.blend_config import (
     make_group,
     walk_sources,
 )
-from voicetextblender.data.index import Geometry, Limits, SourceIndex, open_index
+from voicetextblender.data.index import SourceIndex, open_index
+from voicetextblender.data.measure import Geometry, Limits
 from voicetextblender.data.plan import Draw, Microbatch, Plan, PlanConfig
 from voicetextblender.data.readers.config import SourceConfig
 from voicetextblender.data.sources import open_source
@@ -46,6 +48,8 @@ class DataConfig(PlanConfig):
         temperature: multiplies the weight of each entry of `sources` by its number of usable rows to this power: 1
             shares in proportion to the rows, 0 and null by the weights alone.
         num_workers: processes that read and decode; 0 does it in the training process.
+        index_workers: processes that build an index, each row within a time limit; 0 does it in the training process,
+            without one.
         on_bad_row: "stop" refuses a manifest with rows that cannot be used; "skip" drops and counts them.
         cache_dir: folder of the stored indexes and of what readers keep, relative to the working directory.
     """
@@ -53,6 +57,7 @@ class DataConfig(PlanConfig):
     sources: tuple[SourceOrGroup, ...] = Field(min_length=1)
     temperature: Temperature = None
     num_workers: int = Field(2, ge=0)
+    index_workers: int = Field(2, ge=0)
     on_bad_row: Literal["stop", "skip"] = "stop"
     cache_dir: str = "runs/cache"
 
@@ -205,10 +210,10 @@ def open_indexes(
     limits = Limits(config.max_conversation_tokens, config.max_clip_s)
     indexes = []
     cache_dir = Path(config.cache_dir)
+    open_one = partial(open_index, on_bad_row=config.on_bad_row, num_workers=config.index_workers)
     for source in (open_source(config.all_sources[name], cache_dir) for name in names):
-        arguments = (source, renderer, geometry, limits, cache_dir)
         with show_progress(f"Indexing {source.name}") as report:
-            indexes.append(open_index(*arguments, on_bad_row=config.on_bad_row, report=report))
+            indexes.append(open_one(source, renderer, geometry, limits, cache_dir, report=report))
     return indexes
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from voicetextblender.data.index import Geometry, fingerprint_sources
+from voicetextblender.data.index import fingerprint_sources
 from voicetextblender.data.loader import build_loader
+from voicetextblender.data.measure import Geometry
 from voicetextblender.model.build import Composite, build_composite
 from voicetextblender.model.packing import check_packing, choose_attention
 from voicetextblender.model.trainable import trainable_parameters
@@ -70,7 +71,7 @@ def _train_steps(recipe: Recipe, run_dir: Path, composite: Composite, ranks: Ran
     store = CheckpointStore(run_dir / "checkpoints", recipe_fingerprint(recipe), config.keep_checkpoints)
     first = store.load_newest(parameters, optimizer)
     if first == 0 and recipe.model.warm_start == "ctc":
-        num_steps = math.ceil(WARM_START_CONVERSATIONS / recipe.data.conversations_per_step)
+        num_steps = math.ceil(WARM_START_CONVERSATIONS / loader.plan.conversations_per_step)
         heard = (batch for step in range(num_steps) for batch in loader.load(step))
         explained = warm_start_adapter(composite, recipe.model.speech_encoder, heard)
         if ranks.is_first:

@@ -34,6 +34,8 @@ from voicetextblender.units import samples_to_seconds, seconds_to_samples
 INDEX_VERSION = 3
 """Part of the cache key: to be raised when what the columns mean changes."""
 ROWS_PER_REPORT = 256
+LONGEST_CLIP = seconds_to_samples(24 * 3600)
+"""Samples; what is said to be longer has a broken header, and would take as much memory as it promises."""
 IN_MEMORY_BYTES = 1 << 20
 """Smaller indexes are read; larger ones are memory-mapped."""
 
@@ -352,6 +354,9 @@ def measure_clip(clip: AudioPart, geometry: Geometry, where: str) -> int:
         found = f"audio '{clip.path}' is {num_samples} samples long"
         expected = f"one audio frame takes {HOP_LENGTH} samples (10 ms)"
         raise AudioError(describe(where, found, expected, "Remove it, or give a longer segment"))
+    if num_samples > LONGEST_CLIP:
+        found = f"audio '{clip.path}' is said to be {samples_to_seconds(num_samples) / 3600:.4g} h long"
+        raise AudioError(describe(where, found, "a clip has at most 24 h", "Make the file again, or mend its duration"))
     return num_samples
 
 

@@ -57,6 +57,11 @@ class Batch:
         """Audio samples in this microbatch."""
         return sum(len(waveform) for waveform in self.waveforms)
 
+    @property
+    def holds_audio(self) -> Bool[Tensor, "rows tokens"]:
+        """Which tokens belong to a conversation with at least one clip."""
+        return torch.isin(self.conversation_ids, self.conversation_ids[self.audio_mask])
+
     def split_by_conversation(self, losses: Float[Tensor, " supervised"]) -> tuple[Tensor, ...]:
         """Values of the supervised tokens, in row-major order, in one piece per conversation."""
         owners = self.conversation_ids[self.supervision_mask]

@@ -23,6 +23,7 @@ VERBS = (
     ("evaluate",),
     ("generate",),
     ("chat",),
+    ("export",),
     ("look",),
     ("data", "check"),
     ("data", "stats"),

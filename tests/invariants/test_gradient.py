@@ -16,8 +16,9 @@ from voicetextblender.audio.groups import group_by_length
 from voicetextblender.batch import Batch
 from voicetextblender.data.index import Geometry
 from voicetextblender.data.loader import build_loader
-from voicetextblender.model.build import Composite, build_composite, part_of, trainable_parameters
+from voicetextblender.model.build import Composite, build_composite
 from voicetextblender.model.clips import embed_clips
+from voicetextblender.model.trainable import part_of, trainable_parameters
 from voicetextblender.train.distributed import Ranks
 from voicetextblender.train.optim import build_optimizer
 from voicetextblender.train.recipe import Recipe
@@ -147,12 +148,12 @@ def test_a_clip_alone_equals_the_clip_in_any_padded_batch(recipe: Recipe) -> Non
     counts = [composite.num_audio_tokens(length) for length in lengths]
     with torch.inference_mode():
         alone = [
-            embed_clips(composite.model.model, composite.log_mel, [clip], [count])
+            embed_clips(composite.model.model, composite.front_end, [clip], [count])
             for clip, count in zip(clips, counts, strict=True)
         ]
         for order in [random.permutation(len(clips)) for _ in range(5)]:
             together = embed_clips(
-                composite.model.model, composite.log_mel, [clips[i] for i in order], [counts[i] for i in order]
+                composite.model.model, composite.front_end, [clips[i] for i in order], [counts[i] for i in order]
             )
             torch.testing.assert_close(together, torch.cat([alone[i] for i in order]), rtol=1e-4, atol=1e-5)
 

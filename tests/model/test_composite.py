@@ -11,10 +11,11 @@ import torch
 from transformers import AutoModel, AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from tests.tiny import make_encoder, make_llm, make_recipe, make_tokenizer
+from voicetextblender.audio.front_end import extract_features
 from voicetextblender.chat.conversation import AudioPart, Conversation, TextPart, Turn
 from voicetextblender.errors import DataError, ModelError
 from voicetextblender.model.build import Composite, ModelConfig, build_composite
-from voicetextblender.model.clips import embed_clips, extract_features
+from voicetextblender.model.clips import embed_clips
 from voicetextblender.model.lora import merge_lora
 from voicetextblender.model.loss import supervised_losses
 from voicetextblender.model.modeling import VoiceTextBlenderForConditionalGeneration, VoiceTextBlenderModel
@@ -84,7 +85,7 @@ def decode_without_cache(composite: Composite, conversation: Conversation, max_n
     start = ids.shape[1]
     inputs = {}
     if clips:
-        features, mask = extract_features(composite.log_mel, [torch.from_numpy(waveform) for waveform in clips])
+        features, mask = extract_features(composite.front_end, [torch.from_numpy(waveform) for waveform in clips])
         inputs = {"input_features": features, "input_features_mask": mask}
     with torch.inference_mode():
         for _ in range(max_new_tokens):
@@ -163,7 +164,7 @@ def test_the_whole_composite_saves_and_loads_through_the_library(composite: Comp
     waveform = [torch.randn(20_000, generator=torch.Generator().manual_seed(0))]
     with torch.inference_mode():
         ours, theirs = (
-            embed_clips(model.model.eval(), composite.log_mel, waveform, [16]) for model in (composite.model, loaded)
+            embed_clips(model.model.eval(), composite.front_end, waveform, [16]) for model in (composite.model, loaded)
         )
     assert torch.equal(ours, theirs)
     assert type(AutoModel.from_pretrained(tmp_path)) is VoiceTextBlenderModel
@@ -173,7 +174,7 @@ def test_the_whole_composite_saves_and_loads_through_the_library(composite: Comp
 def test_audio_embeddings_start_at_the_size_of_the_text_embeddings(composite: Composite) -> None:
     waveform = [torch.randn(48_000, generator=torch.Generator().manual_seed(0)) * 0.1]
     with torch.inference_mode():
-        audio = embed_clips(composite.model.model, composite.log_mel, waveform, [38])
+        audio = embed_clips(composite.model.model, composite.front_end, waveform, [38])
     text = composite.model.get_input_embeddings().weight
     assert float(audio.pow(2).mean().sqrt()) == pytest.approx(float(text.detach().pow(2).mean().sqrt()), rel=0.35)
 
@@ -231,7 +232,7 @@ def test_parts_that_do_not_fit_are_refused(folder: Path) -> None:
         build_composite(config.model_copy(update={"audio_token": "<nope>"}), 0)
     with pytest.raises(ModelError, match=r"no model can be loaded .*; a save_pretrained folder .* `vtb prepare mini`"):
         build_composite(config.model_copy(update={"llm": "nowhere/at/all"}), 0)
-    with pytest.raises(ModelError, match=r"model type 'llama'; 'parakeet_encoder' or 'parakeet_ctc'"):
+    with pytest.raises(ModelError, match=r"model type 'llama'; a speech encoder: parakeet_encoder, whisper"):
         build_composite(config.model_copy(update={"speech_encoder": config.llm}), 0)
     with pytest.raises(ModelError, match=r"model.lora.targets: \['w'\] names no linear layer of the LLM; its linear"):
         build_composite(config.model_copy(update={"lora": config.lora.model_copy(update={"targets": ("w",)})}), 0)

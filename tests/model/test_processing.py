@@ -13,8 +13,8 @@ from transformers import AutoProcessor, AutoTokenizer
 from tests.tiny import make_recipe
 from voicetextblender.audio.waveform import write_waveform
 from voicetextblender.chat.conversation import AudioPart, Conversation, TextPart, Turn
-from voicetextblender.model.build import Composite, build_composite
-from voicetextblender.model.processing import VoiceTextBlenderProcessor, build_processor
+from voicetextblender.model.build import Composite, build_composite, build_processor
+from voicetextblender.model.processing import VoiceTextBlenderProcessor
 from voicetextblender.model.weights import load_composite, save_composite
 
 LENGTHS = [160, 9_001, 23_456]
@@ -85,7 +85,7 @@ def expected_features(composite: Composite, waveforms: list[np.ndarray]) -> tupl
     padded = torch.zeros(len(waveforms), max(map(len, waveforms)))
     for row, waveform in zip(padded, waveforms, strict=True):
         row[: len(waveform)] = torch.from_numpy(waveform)
-    return composite.log_mel(padded, torch.tensor([len(waveform) for waveform in waveforms]))
+    return composite.front_end(padded, torch.tensor([len(waveform) for waveform in waveforms]))
 
 
 def test_ids_and_features_are_those_of_training(

@@ -13,7 +13,7 @@ from voicetextblender.data.index import Geometry
 from voicetextblender.data.loader import build_loader
 from voicetextblender.errors import ModelError
 from voicetextblender.mini.base_encoder import train_ctc_tokenizer
-from voicetextblender.model.adapter import ConformerAdapter
+from voicetextblender.model.adapters.conformer import ConformerAdapter
 from voicetextblender.model.build import build_composite
 from voicetextblender.model.warm_start import (
     PAUSE,

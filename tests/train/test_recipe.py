@@ -9,6 +9,7 @@ import yaml
 from pydantic import ValidationError
 
 from voicetextblender.errors import RecipeError
+from voicetextblender.model.adapters.config import ConformerConfig, LinearConfig, StackConfig
 from voicetextblender.train.recipe import (
     Recipe,
     dump_recipe,
@@ -80,6 +81,40 @@ def test_values_that_no_model_can_have_are_refused(small: Path) -> None:
         "train.optim.betas.1: value 1.0; it should be less than 1. Change the value.",
     ):
         assert line in str(caught.value)
+
+
+def test_a_section_of_another_kind_begins_anew(small: Path, tmp_path: Path) -> None:
+    (tmp_path / "deep.yaml").write_text("extends: small.yaml\nmodel: {adapter: {num_layers: 3, num_heads: 4}}\n")
+    (tmp_path / "linear.yaml").write_text("extends: deep.yaml\nmodel: {adapter: {kind: linear}}\n")
+    assert load_recipe(tmp_path / "deep.yaml").model.adapter == ConformerConfig(num_layers=3, num_heads=4)
+    assert load_recipe(tmp_path / "linear.yaml").model.adapter == LinearConfig()
+    stacked = load_recipe(tmp_path / "deep.yaml", ["model.adapter.kind=stack", "model.adapter.stack_factor=4"])
+    assert stacked.model.adapter == StackConfig(stack_factor=4)
+    source = load_recipe(small, ["data.sources.b.kind=nemo"]).data.sources[1]
+    assert (source.kind, source.path, source.weight) == ("nemo", "b.jsonl", 2.0)
+
+
+def test_keys_of_another_kind_are_refused_by_their_place(small: Path) -> None:
+    for overrides, message in (
+        (
+            ["model.adapter={kind: qformer, stack_factor: 2}"],
+            "model.adapter.stack_factor: unknown key 'stack_factor'; allowed are kind, window, num_queries, "
+            "num_layers, num_heads, feed_forward_factor, dropout. Rename or remove it.",
+        ),
+        (
+            ["model.adapter={kind: quformer}"],
+            "model.adapter.kind: value 'quformer'; it should be 'conformer', 'linear', 'stack', 'qformer'. Did you "
+            "mean 'qformer'? Change the value.",
+        ),
+        (["model.trainable.llm=lorra"], "model.trainable.llm: value 'lorra'; it should be 'lora', 'full' or 'frozen'"),
+        (
+            ["model.warm_start=ctc", "model.adapter.kind=linear"],
+            "model: its values do not fit together; it should have",
+        ),
+    ):
+        with pytest.raises(RecipeError) as caught:
+            load_recipe(small, overrides)
+        assert message in str(caught.value)
 
 
 def test_every_key_has_a_meaning() -> None:

@@ -11,7 +11,8 @@ from tests.tiny import make_recipe
 from voicetextblender.data.index import Geometry
 from voicetextblender.data.loader import build_loader
 from voicetextblender.errors import RunError
-from voicetextblender.model.build import build_composite, trainable_parameters
+from voicetextblender.model.build import build_composite
+from voicetextblender.model.trainable import trainable_parameters
 from voicetextblender.train.distributed import Ranks
 from voicetextblender.train.optim import build_optimizer
 from voicetextblender.train.step import run_step

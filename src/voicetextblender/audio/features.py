@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
 
-from voicetextblender.audio.lengths import HOP_LENGTH, num_audio_frames
+from voicetextblender.audio.lengths import HOP_LENGTH, Stage, num_audio_frames
 from voicetextblender.config import StrictConfig
 from voicetextblender.units import SAMPLING_RATE
 
@@ -28,6 +30,7 @@ class LogMelConfig(StrictConfig):
     Lengths are in samples, the sampling rate in Hz. `log_guard` is added to each mel power before the logarithm.
     """
 
+    kind: Literal["log_mel"] = "log_mel"
     sampling_rate: int = Field(default=SAMPLING_RATE, gt=0)
     n_fft: int = Field(default=512, gt=0)
     win_length: int = Field(default=400, gt=0)
@@ -35,6 +38,11 @@ class LogMelConfig(StrictConfig):
     num_mels: int = Field(default=80, gt=0)
     preemphasis: float = Field(default=0.97, ge=0.0, lt=1.0)
     log_guard: float = Field(default=2.0**-24, gt=0.0)
+
+    @property
+    def framing(self) -> Stage:
+        """Whole hops: a tail shorter than one makes no frame."""
+        return Stage(self.hop_length, self.hop_length)
 
 
 class LogMel(torch.nn.Module):
@@ -86,7 +94,9 @@ class LogMel(torch.nn.Module):
     def _constants_on(self, device: torch.device) -> tuple[Tensor, Tensor]:
         if device not in self._constants:
             window = torch.hann_window(self.config.win_length, periodic=False, device="cpu")
-            mel_filters = torch.from_numpy(mel_filter_bank(self.config))
+            mel_filters = torch.from_numpy(
+                mel_filter_bank(self.config.num_mels, self.config.n_fft, self.config.sampling_rate)
+            )
             self._constants[device] = (window.to(device), mel_filters.to(device))
         return self._constants[device]
 
@@ -102,14 +112,14 @@ def _normalise(
     return centred / (variance.sqrt() + NORMALISATION_EPSILON)
 
 
-def mel_filter_bank(config: LogMelConfig) -> np.ndarray:
+def mel_filter_bank(num_mels: int, n_fft: int, sampling_rate: int) -> np.ndarray:
     """Triangular filters of unit area on the Slaney mel scale from 0 Hz to half the sampling rate, [mels, bins].
 
-    Source: the filters of librosa and NeMo (`htk=False`, `norm="slaney"`).
+    Source: the filters of librosa and NeMo (`htk=False`, `norm="slaney"`), and of Whisper.
     """
-    bins_hz = np.fft.rfftfreq(config.n_fft, d=1.0 / config.sampling_rate)
-    highest_mel = _hz_to_mel(config.sampling_rate / 2)
-    edges_hz = _mel_to_hz(np.linspace(0.0, highest_mel, config.num_mels + 2))
+    bins_hz = np.fft.rfftfreq(n_fft, d=1.0 / sampling_rate)
+    highest_mel = _hz_to_mel(sampling_rate / 2)
+    edges_hz = _mel_to_hz(np.linspace(0.0, highest_mel, num_mels + 2))
     widths_hz = np.diff(edges_hz)
     distance = edges_hz[:, None] - bins_hz[None, :]
     rising = -distance[:-2] / widths_hz[:-1, None]

@@ -182,6 +182,7 @@ def make_preview(
     from voicetextblender.data.preview_page import Preview
     from voicetextblender.data.stats import measure_stats
     from voicetextblender.data.survey import survey_source
+    from voicetextblender.evaluate.rows import open_row
     from voicetextblender.progress import show_progress
 
     config, plan, indexes = recipe.data, loader.plan, loader.indexes
@@ -196,10 +197,9 @@ def make_preview(
             num_ranks=num_ranks,
             report=report,
         )
-    limits = recipe.evaluate.rows if recipe.evaluate else {}
     evaluation = {
-        name: survey_source(source, limits[name].max_items, Path(config.cache_dir))
-        for name, source in evaluation_sources(recipe).items()
+        name: survey_source(open_row(name, row, config.all_sources, Path(config.cache_dir)), row.max_items)
+        for name, row in (recipe.evaluate.rows if recipe.evaluate else {}).items()
     }
     keys = ("conversations_per_step", "max_tokens_per_microbatch", "max_conversation_tokens", "max_clip_s")
     return Preview(
@@ -254,26 +254,32 @@ def find_sources(targets: Sequence[str]) -> tuple[list[CheckedSource], Recipe | 
         expected = "one recipe, or manifests, or one recipe and manifests"
         raise RecipeError(describe("vtb data check", found, expected, "Check one recipe at a time"))
     if not recipes:
-        trees = [Tree({"name": path, "path": path}, {(): "command line"}) for path in dict.fromkeys(manifests)]
-        for tree in trees:
+        trees = []
+        for path in dict.fromkeys(manifests):
+            tree = Tree({}, {(): "command line"})
             for override in overrides:
                 apply_override(tree, override)
+            tree.values = {"name": path, "path": path} | tree.values  # last: another kind takes away what was there
+            trees.append(tree)
         return [CheckedSource(validate(SourceConfig, tree)) for tree in trees], None
     recipe = load_recipe(recipes[0], overrides)
     limits = Limits(recipe.data.max_conversation_tokens, recipe.data.max_clip_s)
     if manifests:
         chosen = [SourceConfig(name=path, path=path) for path in dict.fromkeys(manifests)]
         return [CheckedSource(source, limits) for source in chosen], recipe
-    sources = [CheckedSource(source, limits) for source in recipe.data.sources]
+    sources = [CheckedSource(source, limits) for source in recipe.data.all_sources.values()]
     return [*sources, *map(CheckedSource, evaluation_sources(recipe).values())], recipe
 
 
 def evaluation_sources(recipe: Recipe) -> dict[str, SourceConfig]:
-    """The manifests that the recipe evaluates on, by the names of their rows."""
+    """What the recipe evaluates on beside what its sources hold out, by the names of the rows."""
     from voicetextblender.data.readers.config import SourceConfig
 
     rows = recipe.evaluate.rows if recipe.evaluate else {}
-    return {name: SourceConfig(name=f"evaluate.{name}", path=str(row.manifest)) for name, row in rows.items()}
+    read = {name: row.reader.model_dump() if row.reader else {"path": str(row.manifest)} for name, row in rows.items()}
+    return {
+        name: SourceConfig(name=f"evaluate.{name}", **read[name]) for name, row in rows.items() if row.source is None
+    }
 
 
 def open_geometry(config: ModelConfig | None) -> tuple[Renderer | None, Geometry]:
@@ -281,15 +287,14 @@ def open_geometry(config: ModelConfig | None) -> tuple[Renderer | None, Geometry
 
     Without a model there is no renderer, and clips take tokens as the default encoder counts them.
     """
-    from voicetextblender.audio.lengths import HOP_LENGTH, SUBSAMPLING_FACTOR, num_audio_tokens
+    from voicetextblender.audio.lengths import FASTCONFORMER_TOKENS
     from voicetextblender.cli.look import open_renderer
     from voicetextblender.data.index import Geometry
 
     if config is None:
-        return None, Geometry(num_audio_tokens, f"{HOP_LENGTH}/{SUBSAMPLING_FACTOR}")
+        return None, Geometry(FASTCONFORMER_TOKENS, FASTCONFORMER_TOKENS.fingerprint)
     _, renderer, count = open_renderer(config)
-    factor = getattr(count, "keywords", {}).get("subsampling_factor", SUBSAMPLING_FACTOR)
-    return renderer, Geometry(count, f"{HOP_LENGTH}/{factor}")
+    return renderer, Geometry(count, count.fingerprint)
 
 
 def count_cores() -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,6 +15,7 @@ from voicetextblender.errors import RecipeError, describe
 if TYPE_CHECKING:
     from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+    from voicetextblender.audio.lengths import TokenCount
     from voicetextblender.chat.conversation import Conversation
     from voicetextblender.chat.render import Renderer
     from voicetextblender.data.readers.config import SourceConfig
@@ -41,7 +41,7 @@ def look(
     from voicetextblender.train.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides or [])
-    chosen = choose_sources(loaded.data.sources, source)
+    chosen = choose_sources(list(loaded.data.all_sources.values()), source)
     tokenizer, renderer, num_audio_tokens = open_renderer(loaded.model)
     for config in chosen:
         console.rule(f"[bold]{config.name}[/bold] · weight {config.weight:g} · {config.path}", align="left")
@@ -69,28 +69,28 @@ def choose_sources(sources: Sequence[SourceConfig], name: str | None) -> list[So
     return chosen
 
 
-def open_renderer(config: ModelConfig) -> tuple[PreTrainedTokenizerBase, Renderer, Callable[[int], int]]:
+def open_renderer(config: ModelConfig) -> tuple[PreTrainedTokenizerBase, Renderer, TokenCount]:
     """Tokenizer, renderer and audio tokens by samples of a model, without its weights.
 
     Raises:
         ModelError: no tokenizer of the LLM or no configuration of the speech encoder where the recipe says.
     """
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoTokenizer
 
-    from voicetextblender.audio.lengths import num_audio_tokens
+    from voicetextblender.audio.lengths import TokenCount
     from voicetextblender.chat.render import Renderer
     from voicetextblender.errors import ModelError
+    from voicetextblender.model.encoders.plan import plan_encoder
 
     try:
-        path = config.llm
-        tokenizer = AutoTokenizer.from_pretrained(path)
-        path = config.speech_encoder
-        encoder = AutoConfig.from_pretrained(path)
+        tokenizer = AutoTokenizer.from_pretrained(config.llm)
     except OSError:
         fix = "Check the path; the embedded base models are made by `vtb prepare mini`"
-        raise ModelError(describe(path, "no model there", "a save_pretrained folder or a hub name", fix)) from None
-    factor = getattr(encoder, "encoder_config", encoder).subsampling_factor
-    return tokenizer, Renderer(tokenizer, config.audio_token), partial(num_audio_tokens, subsampling_factor=factor)
+        expected = "a save_pretrained folder or a hub name"
+        raise ModelError(describe(config.llm, "no model there", expected, fix)) from None
+    encoder = plan_encoder(config.speech_encoder, config.encoder).num_audio_tokens
+    count = TokenCount((*encoder.stages, *config.adapter.stages))
+    return tokenizer, Renderer(tokenizer, config.audio_token), count
 
 
 def first_rows(config: SourceConfig, num: int, cache_dir: Path) -> Iterator[tuple[str, Conversation]]:

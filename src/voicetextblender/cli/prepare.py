@@ -16,10 +16,11 @@ app = typer.Typer(
     name="prepare",
     no_args_is_help=True,
     rich_markup_mode="rich",
-    help="Make manifests and clips: of the small world, of a recorded corpus, of spoken digits.",
+    help="Make manifests, clips and models: of the small world, of recordings, of a NeMo archive.",
     epilog=examples(
         ("vtb prepare mini", "the small world, spoken, and its two base models"),
         ("vtb prepare corpus ~/corpora/readings --out runs/readings", "a folder with manifest.jsonl and recordings"),
+        ("vtb prepare encoder canary-1b.nemo --out models/canary-encoder", "the speech encoder of a NeMo archive"),
     ),
 )
 
@@ -70,6 +71,24 @@ def digits(
 
     summary = prepare_digits(folder, out, num_train=num_train, held_out_speaker=held_out_speaker, seed=seed)
     print_summary(summary, out)
+
+
+@app.command(
+    epilog=examples(
+        ("vtb prepare encoder canary-1b.nemo --out models/canary-encoder", "as model.speech_encoder takes it")
+    )
+)
+def encoder(
+    archive: Annotated[Path, typer.Argument(help="A .nemo archive with a FastConformer encoder.")],
+    out: Annotated[Path, typer.Option(help="Folder of the encoder in the library's own layout.")],
+) -> None:
+    """Take the speech encoder out of a NeMo archive; training reads archives as they are, too."""
+    from voicetextblender.model.encoders.convert import convert_nemo
+
+    left = convert_nemo(str(archive), out)
+    console.print(f"{out}: the encoder, every tensor accounted for", highlight=False)
+    for part, count in left.items():
+        console.print(f"left in the archive: {count} tensors of {part}", style="yellow", markup=False)
 
 
 def print_summary(summary: PrepareSummary, out: Path) -> None:

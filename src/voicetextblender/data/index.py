@@ -94,6 +94,11 @@ class Drop(NamedTuple):
     file: int = 0
 
 
+LeftOut = Mapping[str, NDArray[np.int64]]
+"""Rows that training leaves out though nothing is wrong with them: by reason their places, [rows 2], file and line, in
+the order of the manifest."""
+
+
 class SourceIndex:
     """Lengths and places of the usable rows of one source, numbered from 0 in the order of the manifest.
 
@@ -103,21 +108,40 @@ class SourceIndex:
         source: the reader of the rows.
         stem: the stored index, without suffix; made by `open_index`.
         limits: rows beyond them are not usable.
+        left_out: further rows that are not.
     """
 
-    def __init__(self, source: Source, stem: Path, limits: Limits) -> None:
+    def __init__(self, source: Source, stem: Path, limits: Limits, left_out: LeftOut | None = None) -> None:
         self.source = source
         self.stem = stem
         self.limits = limits
+        self.left_out = left_out or {}
         self.bad_rows = tuple(Drop(*bad) for bad in json.loads(_summary_path(stem).read_bytes())["bad_rows"])
         is_small = _columns_path(stem).stat().st_size < IN_MEMORY_BYTES
         self._columns: NDArray[Any] = np.load(_columns_path(stem), mmap_mode=None if is_small else "r")
         self._too_many_tokens = self._columns["num_tokens"] > limits.max_conversation_tokens
         self._clip_too_long = self._columns["longest_clip"] > seconds_to_samples(limits.max_clip_s)
-        self._usable = np.flatnonzero(~(self._too_many_tokens | self._clip_too_long))
+        is_usable = ~(self._too_many_tokens | self._clip_too_long)
+        self._left_out: dict[str, NDArray[np.intp]] = {}
+        for reason, places in self.left_out.items():
+            rows = self._find(places)
+            self._left_out[reason] = rows[is_usable[rows]]
+            is_usable[rows] = False
+        self._usable = np.flatnonzero(is_usable)
 
-    def __reduce__(self) -> tuple[type[SourceIndex], tuple[Source, Path, Limits]]:
-        return SourceIndex, (self.source, self.stem, self.limits)
+    def __reduce__(self) -> tuple[type[SourceIndex], tuple[Source, Path, Limits, LeftOut]]:
+        return SourceIndex, (self.source, self.stem, self.limits, self.left_out)
+
+    def leave_out(self, left_out: LeftOut) -> SourceIndex:
+        """The same index without these rows."""
+        return SourceIndex(self.source, self.stem, self.limits, left_out) if left_out else self
+
+    def _find(self, places: NDArray[np.int64]) -> NDArray[np.intp]:
+        """Numbers of the rows, usable or not, at places in the order of the manifest; those that are there."""
+        ours = self._columns["file"].astype(np.int64) << 32 | self._columns["line"]
+        wanted = places[:, 0] << 32 | places[:, 1]
+        rows = np.searchsorted(ours, wanted)
+        return rows[ours[np.minimum(rows, len(ours) - 1)] == wanted] if len(ours) else rows[:0]
 
     def __len__(self) -> int:
         """Number of usable rows."""
@@ -178,6 +202,7 @@ class SourceIndex:
         counts = Counter(bad.reason for bad in self.bad_rows)
         counts[TOO_MANY_TOKENS] = int(self._too_many_tokens.sum())
         counts[CLIP_TOO_LONG] = int((self._clip_too_long & ~self._too_many_tokens).sum())
+        counts.update({reason: len(rows) for reason, rows in self._left_out.items()})
         return {reason: count for reason, count in sorted(counts.items()) if count}
 
     @property
@@ -186,7 +211,10 @@ class SourceIndex:
         long_rows = [
             self._describe_long(i) for i in np.flatnonzero(self._too_many_tokens | self._clip_too_long).tolist()
         ]
-        return sorted([*self.bad_rows, *long_rows], key=lambda drop: (drop.file, drop.line))
+        left_out = [
+            self._describe_left_out(reason, i) for reason, rows in self._left_out.items() for i in rows.tolist()
+        ]
+        return sorted([*self.bad_rows, *long_rows, *left_out], key=lambda drop: (drop.file, drop.line))
 
     def where(self, row: int) -> str:
         """How errors name a usable row."""
@@ -205,6 +233,12 @@ class SourceIndex:
         columns = self._columns[self._usable[row]]
         line, offset, num_bytes, file = (int(columns[name]) for name in ("line", "offset", "num_bytes", "file"))
         return self.source.read(line, offset, num_bytes, file, key)
+
+    def _describe_left_out(self, reason: str, i: int) -> Drop:
+        line, file = int(self._columns[i]["line"]), int(self._columns[i]["file"])
+        fix = "Nothing is wrong with it: held_out of the sources says so"
+        text = describe(self.source.where(line, file), reason, "training leaves such rows out", fix)
+        return Drop(line, reason, text, file)
 
     def _describe_long(self, i: int) -> Drop:
         columns = self._columns[i]

@@ -17,6 +17,7 @@ from voicetextblender.config import StrictConfig
 from voicetextblender.data.blend import Blend
 from voicetextblender.data.packing import conversation_cost, pack, share_evenly, split
 from voicetextblender.data.speed import Speeds
+from voicetextblender.errors import DataError, describe
 
 
 class PlanConfig(StrictConfig):
@@ -88,6 +89,23 @@ class Plan:
         self.blend = blend
         self.config = config
         self.speeds = speeds
+
+    @property
+    def num_steps(self) -> int | None:
+        """Whole steps until every source is used up; None for no end."""
+        num_draws = self.blend.num_draws
+        return None if num_draws is None else num_draws // self.config.conversations_per_step
+
+    def check_length(self, num_steps: int) -> None:
+        """Refuse a run that is longer than the data lasts.
+
+        Raises:
+            DataError: it is.
+        """
+        if self.num_steps is not None and num_steps > self.num_steps:
+            found, expected = f"{num_steps:,} steps", f"the data lasts {self.num_steps:,} steps, by max_epochs"
+            fix = "Train so many steps, raise max_epochs, or leave one source without"
+            raise DataError(describe("train.steps", found, expected, fix))
 
     def step(self, step: int, rank: int = 0, num_ranks: int = 1) -> tuple[Microbatch, ...]:
         """The microbatches of one rank, longest rows first, each within the token budget.

@@ -112,7 +112,13 @@ def simulate(
     num_ranks: int = 1,
     report: Report | None = None,
 ) -> Simulation:
-    """At most `NUM_SAMPLED_STEPS` of the first `num_steps` steps, evenly spread."""
+    """At most `NUM_SAMPLED_STEPS` of the first `num_steps` steps, evenly spread; fewer where the data ends before.
+
+    Raises:
+        DataError: the data is not enough for one step.
+    """
+    plan.check_length(1)
+    num_steps = num_steps if plan.num_steps is None else min(num_steps, plan.num_steps)
     steps = tuple(np.unique(np.linspace(0, num_steps - 1, min(num_steps, NUM_SAMPLED_STEPS)).astype(int)).tolist())
     clips = [_ClipLengths(*pair) for pair in zip(indexes, surveys, strict=True)]
     tokens, supervised, counts, imbalances = [], [], [], []
@@ -193,7 +199,7 @@ def choose_rows(
     """
     kinds = dict.fromkeys(str(kind) for survey in surveys for kind in dict.fromkeys(survey.task.tolist()))
     chosen: dict[str, list[ShownRow]] = {kind: [] for kind in kinds}
-    for step in range(MAX_STEPS_FOR_ROWS):
+    for step in range(min(MAX_STEPS_FOR_ROWS, plan.num_steps or MAX_STEPS_FOR_ROWS)):
         if all(len(rows) == num_per_kind for rows in chosen.values()):
             break
         for draw in plan.draws(step):

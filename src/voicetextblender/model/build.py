@@ -2,69 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Literal
+from typing import Literal, Self
 
 import torch
-from pydantic import Field, field_validator
-from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from pydantic import model_validator
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from voicetextblender.audio.features import LogMel, LogMelConfig
-from voicetextblender.audio.lengths import num_audio_tokens
+from voicetextblender.audio.front_end import FrontEnd, open_front_end
+from voicetextblender.audio.lengths import TokenCount
 from voicetextblender.chat.render import Renderer
+from voicetextblender.chat.template import chat_template_for_parts
 from voicetextblender.config import StrictConfig
 from voicetextblender.errors import ModelError, describe
 from voicetextblender.files import derive_seed
-from voicetextblender.model.adapter import initialise_projection
+from voicetextblender.model.adapters.base import initialise_projection
+from voicetextblender.model.adapters.config import AdapterConfig, ConformerConfig
 from voicetextblender.model.configuration import VoiceTextBlenderConfig
+from voicetextblender.model.encoders.families import encoder_stages
+from voicetextblender.model.encoders.load import load_encoder, load_whole
+from voicetextblender.model.encoders.plan import plan_encoder
+from voicetextblender.model.encoders.settings import EncoderSettings
 from voicetextblender.model.lora import LoraSettings, add_lora
 from voicetextblender.model.modeling import VoiceTextBlenderForConditionalGeneration
-
-PARTS = {"speech_encoder": "model.audio_tower.", "adapter": "model.adapter."}
-"""Name prefixes of the speech parts; everything else is the LLM."""
-
-
-class AdapterConfig(StrictConfig):
-    """Shape of the Conformer modality adapter (defaults: the authors' configuration).
-
-    Args:
-        num_layers: Conformer layers between the encoder and the linear map to the LLM's width.
-        num_heads: attention heads per layer; a divisor of the encoder's width.
-        feed_forward_factor: width of the feed-forward blocks, in widths of the encoder.
-        conv_kernel_size: encoder frames under the depthwise convolution; odd.
-        dropout: share of the activations that is zeroed in training.
-    """
-
-    num_layers: int = Field(2, ge=1)
-    num_heads: int = Field(8, ge=1)
-    feed_forward_factor: int = Field(4, ge=1)
-    conv_kernel_size: int = Field(9, ge=1)
-    dropout: float = Field(0.1, ge=0, lt=1)
-
-    @field_validator("conv_kernel_size")
-    @classmethod
-    def _check_odd(cls, size: int) -> int:
-        if size % 2 == 0:
-            raise ValueError("it should be odd")
-        return size
-
-
-class TrainableConfig(StrictConfig):
-    """Which parts learn.
-
-    Args:
-        speech_encoder: all weights of the speech encoder.
-        adapter: all weights of the modality adapter.
-        llm: `lora` trains low-rank pairs beside its layers, `full` all its weights, `frozen` nothing.
-    """
-
-    speech_encoder: bool = True
-    adapter: bool = True
-    llm: Literal["lora", "full", "frozen"] = "lora"
+from voicetextblender.model.processing import VoiceTextBlenderFeatureExtractor, VoiceTextBlenderProcessor
+from voicetextblender.model.trainable import TrainableConfig, set_trainable
 
 
 class ModelConfig(StrictConfig):
@@ -73,17 +37,28 @@ class ModelConfig(StrictConfig):
     llm: str
     """Folder or hub name of a causal LLM with a chat template."""
     speech_encoder: str
-    """Folder or hub name of a FastConformer encoder (the library's Parakeet classes)."""
+    """Folder or hub name of a speech encoder, or of a model around one."""
+    encoder: EncoderSettings = EncoderSettings()
+    """How the speech encoder is used."""
     audio_token: str = "<|audio|>"
     """A special token of the LLM's tokenizer that holds the place of one audio embedding."""
-    adapter: AdapterConfig = AdapterConfig()
+    adapter: AdapterConfig = ConformerConfig()
     """The layers between the two models."""
     lora: LoraSettings = LoraSettings()
     """Used when `trainable.llm` is `lora`."""
     trainable: TrainableConfig = TrainableConfig()
     """Which parts learn."""
     warm_start: Literal["none", "ctc"] = "none"
-    """`ctc` fits the adapter to the encoder's CTC head before the first step; `none` is the paper's."""
+    """`ctc` fits a Conformer adapter to the encoder's CTC head before the first step; `none` is the paper's."""
+
+    @model_validator(mode="after")
+    def _check_warm_start(self) -> Self:
+        if self.warm_start == "ctc" and self.adapter.kind != "conformer":
+            raise ValueError(
+                f"it should have warm_start none: adapter.kind is {self.adapter.kind}, and only a Conformer has the "
+                "feed-forward block that a warm start fits"
+            )
+        return self
 
 
 @dataclass(frozen=True)
@@ -93,19 +68,19 @@ class Composite:
     model: VoiceTextBlenderForConditionalGeneration
     tokenizer: PreTrainedTokenizerBase
     renderer: Renderer
-    log_mel: LogMel
+    front_end: FrontEnd
     config: ModelConfig
 
     @property
-    def num_audio_tokens(self) -> Callable[[int], int]:
+    def num_audio_tokens(self) -> TokenCount:
         """From the samples of a clip to its audio placeholder tokens; picklable, and knows nothing of the weights."""
-        factor = self.model.config.audio_config.subsampling_factor
-        return partial(num_audio_tokens, hop_length=self.log_mel.config.hop_length, subsampling_factor=factor)
+        encoder = encoder_stages(self.model.config.audio_config)
+        return TokenCount((self.front_end.config.framing, *encoder, *self.config.adapter.stages))
 
     @property
     def geometry_fingerprint(self) -> str:
         """A string that changes when the number of audio tokens per clip does."""
-        return f"{self.log_mel.config.hop_length}/{self.model.config.audio_config.subsampling_factor}"
+        return self.num_audio_tokens.fingerprint
 
 
 def build_composite(config: ModelConfig, seed: int) -> Composite:
@@ -116,11 +91,13 @@ def build_composite(config: ModelConfig, seed: int) -> Composite:
             nothing.
     """
     llm = load_whole(AutoModelForCausalLM, config.llm)
-    encoder = load_encoder(config.speech_encoder)
+    plan = plan_encoder(config.speech_encoder, config.encoder)
+    encoder = load_encoder(plan)
     tokenizer = AutoTokenizer.from_pretrained(config.llm)
     composite_config = VoiceTextBlenderConfig(
         text_config=llm.config,
         audio_config=encoder.config,
+        front_end_config=plan.front_end.model_dump(),
         adapter_config=config.adapter.model_dump(),
         audio_token_id=find_audio_token(tokenizer, config, llm.config.vocab_size),
     )
@@ -131,6 +108,7 @@ def build_composite(config: ModelConfig, seed: int) -> Composite:
         # In this layout the convolutions of the front end run three times as fast on a CPU.
         model.model.audio_tower = encoder.to(memory_format=torch.channels_last)
         model.lm_head = llm.get_output_embeddings()
+        check_logits(model, llm, config.llm)
         embeddings = model.get_input_embeddings()
         assert isinstance(embeddings, nn.Embedding)
         initialise_projection(model.model.adapter, measure_embedding_rms(embeddings))
@@ -144,71 +122,24 @@ def assemble(
 ) -> Composite:
     """Give a model its renderer and features, mark what is trainable, and leave it in evaluation mode."""
     model.eval()
-    set_trainable(model, config.trainable)
-    log_mel = LogMel(LogMelConfig(num_mels=model.config.audio_config.num_mel_bins))
-    return Composite(model, tokenizer, Renderer(tokenizer, config.audio_token), log_mel, config)
+    set_trainable(model, config.trainable, lora_acts=config.lora.gating != "off")
+    front_end = open_front_end(model.config.front_end_config)
+    return Composite(model, tokenizer, Renderer(tokenizer, config.audio_token), front_end, config)
 
 
-def load_whole(auto_class: Any, path: str) -> PreTrainedModel:
-    """A pretrained model in fp32, with every weight of the model found in the checkpoint.
-
-    Raises:
-        ModelError: No such folder, or weights missing from it (they would stay random).
-    """
-    try:
-        model, report = auto_class.from_pretrained(path, dtype=torch.float32, output_loading_info=True)
-    except OSError as error:
-        raise ModelError(
-            describe(
-                path,
-                f"no model can be loaded ({str(error).splitlines()[0]})",
-                "a save_pretrained folder or a hub name",
-                "Check the path; the embedded base models are made by `vtb prepare mini`",
-            )
-        ) from error
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise ModelError(
-            describe(
-                path,
-                f"{len(missing)} weights are missing, first {missing[:5]}",
-                f"every weight of {type(model).__name__}",
-                "Use a complete checkpoint",
-            )
-        )
-    return model
-
-
-def load_encoder(path: str) -> PreTrainedModel:
-    """A FastConformer encoder, from an encoder folder or from a CTC model that contains one.
-
-    Raises:
-        ModelError: Another kind of model.
-    """
-    try:
-        config = AutoConfig.from_pretrained(path)
-    except OSError as error:
-        raise ModelError(
-            describe(
-                path,
-                "no speech encoder can be loaded",
-                "a save_pretrained folder or a hub name",
-                "Check the path; the embedded base models are made by `vtb prepare mini`",
-            )
-        ) from error
-    if config.model_type == "parakeet_encoder":
-        return load_whole(AutoModel, path)
-    if config.model_type == "parakeet_ctc":
-        from transformers import ParakeetForCTC
-
-        return load_whole(ParakeetForCTC, path).encoder
-    raise ModelError(
-        describe(
-            path,
-            f"model type '{config.model_type}'",
-            "'parakeet_encoder' or 'parakeet_ctc' (FastConformer)",
-            "Choose a FastConformer encoder",
-        )
+def build_processor(composite: Composite) -> VoiceTextBlenderProcessor:
+    """The processor that gives what renderer and features of `composite` give; its chat template takes parts too."""
+    audio_token = composite.config.audio_token
+    template = composite.tokenizer.chat_template
+    assert isinstance(template, str), "the renderer refuses a tokenizer without one template"
+    return VoiceTextBlenderProcessor(
+        VoiceTextBlenderFeatureExtractor(
+            composite.front_end.config.model_dump(), sampling_rate=composite.front_end.config.sampling_rate
+        ),
+        composite.tokenizer,
+        chat_template=chat_template_for_parts(template, audio_token),
+        audio_token=audio_token,
+        stages=composite.num_audio_tokens.stages[1:],
     )
 
 
@@ -234,27 +165,26 @@ def find_audio_token(tokenizer: PreTrainedTokenizerBase, config: ModelConfig, vo
     return token_id
 
 
+@torch.no_grad()
+def check_logits(model: VoiceTextBlenderForConditionalGeneration, llm: PreTrainedModel, path: str) -> None:
+    """Compare the composite's logits of a few tokens with those of the LLM whose layers and head it has taken.
+
+    Families scale or cap their logits in ways of their own; one that we do not know must not pass.
+
+    Raises:
+        ModelError: They differ.
+    """
+    token_ids = torch.linspace(0, llm.config.vocab_size - 1, 8, device=model.device).long()[None]
+    ours = model.eval()(input_ids=token_ids, use_cache=False).logits
+    theirs = llm.eval()(input_ids=token_ids, use_cache=False).logits
+    if not torch.equal(ours, theirs):
+        found = f"its logits differ from ours by up to {float((ours - theirs).abs().max()):.3g}"
+        expected = f"a head that our loss knows; that of {type(llm).__name__} does something else"
+        raise ModelError(describe(path, found, expected, "Choose another LLM, or teach `compute_logits` its head"))
+
+
 def measure_embedding_rms(embedding: nn.Embedding, num_tokens: int = 4096) -> float:
     """Root mean square of the LLM's input embeddings, after any scale that the embedding module applies."""
     count = min(num_tokens, embedding.num_embeddings)
     with torch.no_grad():
         return float(embedding(torch.arange(count)[None]).float().pow(2).mean().sqrt())
-
-
-def part_of(name: str) -> str:
-    """`speech_encoder`, `adapter` or `llm`: the part that the parameter `name` belongs to."""
-    return next((part for part, prefix in PARTS.items() if name.startswith(prefix)), "llm")
-
-
-def set_trainable(model: nn.Module, trainable: TrainableConfig) -> None:
-    """Let exactly the parameters learn that `trainable` names."""
-    learns = {"speech_encoder": trainable.speech_encoder, "adapter": trainable.adapter}
-    for name, parameter in model.named_parameters():
-        is_lora = ".lora_" in name
-        llm_learns = trainable.llm == "full" or (trainable.llm == "lora" and is_lora)
-        parameter.requires_grad_(learns.get(part_of(name), llm_learns))
-
-
-def trainable_parameters(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters that learn, by name."""
-    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}

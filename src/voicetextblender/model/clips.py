@@ -5,34 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from voicetextblender.audio.augment import SpecAugmentConfig, spec_augment
-from voicetextblender.audio.features import LogMel
+from voicetextblender.audio.front_end import FrontEnd, extract_features
 from voicetextblender.audio.groups import group_by_length
+from voicetextblender.audio.raw import RawConfig
+from voicetextblender.errors import ModelError, describe
 from voicetextblender.model.modeling import VoiceTextBlenderModel
-
-
-def pad_waveforms(
-    waveforms: Sequence[Float[Tensor, " _samples"]],
-) -> tuple[Float[Tensor, "clips samples"], Int[Tensor, " clips"]]:
-    """Waveforms as one zero-padded tensor, and their lengths in samples."""
-    lengths = torch.tensor([len(waveform) for waveform in waveforms], device=waveforms[0].device)
-    return torch.nn.utils.rnn.pad_sequence(list(waveforms), batch_first=True), lengths
-
-
-def extract_features(
-    log_mel: LogMel, waveforms: Sequence[Float[Tensor, " _samples"]]
-) -> tuple[Float[Tensor, "clips frames mels"], Bool[Tensor, "clips frames"]]:
-    """Log-mel features of clips and the mask of their valid audio frames."""
-    features, num_frames = log_mel(*pad_waveforms(waveforms))
-    return features, torch.arange(features.shape[1], device=features.device) < num_frames[:, None]
 
 
 def embed_clips(
     model: VoiceTextBlenderModel,
-    log_mel: LogMel,
+    front_end: FrontEnd,
     waveforms: Sequence[Float[Tensor, " _samples"]],
     num_audio_tokens: Sequence[int],
     augment: SpecAugmentConfig | None = None,
@@ -43,10 +29,16 @@ def embed_clips(
     Args:
         num_audio_tokens: Per clip, what the integer arithmetic promises; the encoder must give exactly that many.
         augment: SpecAugment for training, keyed by `keys`, one per clip.
+
+    Raises:
+        ModelError: SpecAugment on an encoder that takes samples.
     """
+    if augment is not None and isinstance(front_end.config, RawConfig):
+        found, expected = "masks on features, but the encoder takes samples", "null for wav2vec2, HuBERT and WavLM"
+        raise ModelError(describe("train.spec_augment", found, expected, "Set it to null"))
     pieces: dict[int, Tensor] = {}
     for group in group_by_length([len(waveform) for waveform in waveforms]):
-        features, mask = extract_features(log_mel, [waveforms[index] for index in group])
+        features, mask = extract_features(front_end, [waveforms[index] for index in group])
         if augment is not None:
             features = spec_augment(features, mask.sum(1), augment, [keys[index] for index in group])
         embeddings = model.get_audio_features(features, mask).pooler_output

@@ -2,7 +2,7 @@
 
 Laid out so that stock serving engines run it without a plugin: `Model` holds `language_model` (a headless LLM) and
 `audio_tower`; `ForConditionalGeneration` adds the head. Nothing here depends on other modules of the package than its
-configuration and adapter.
+configuration, adapter and encoders.
 """
 
 from __future__ import annotations
@@ -18,8 +18,11 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutp
 from transformers.models.parakeet.modeling_parakeet import ParakeetEncoderRelPositionalEncoding
 from transformers.utils import can_return_tuple
 
-from .adapter import ConformerAdapter, freeze_batch_norm
+from .adapters.choose import make_adapter
+from .adapters.conformer import freeze_batch_norm
 from .configuration import VoiceTextBlenderConfig
+from .encoders.encode import encode
+from .encoders.families import build_tower
 
 
 @dataclass
@@ -60,8 +63,8 @@ class VoiceTextBlenderModel(VoiceTextBlenderPreTrainedModel):
     def __init__(self, config: VoiceTextBlenderConfig) -> None:
         super().__init__(config)
         self.language_model = AutoModel.from_config(config.text_config)
-        self.audio_tower = AutoModel.from_config(config.audio_config)
-        self.adapter = ConformerAdapter(
+        self.audio_tower = build_tower(config.audio_config)
+        self.adapter = make_adapter(
             config.audio_config.hidden_size, config.text_config.hidden_size, config.adapter_config
         )
         self.post_init()
@@ -73,15 +76,17 @@ class VoiceTextBlenderModel(VoiceTextBlenderPreTrainedModel):
         self.language_model.set_input_embeddings(value)
 
     def train(self, mode: bool = True) -> VoiceTextBlenderModel:
-        """Training mode; the encoder's batch normalisation keeps its stored statistics."""
+        """Training mode, but for a frozen encoder; batch normalisation keeps its stored statistics."""
         super().train(mode)
+        if not any(parameter.requires_grad for parameter in self.audio_tower.parameters()):
+            self.audio_tower.eval()
         freeze_batch_norm(self)
         return self
 
     def get_audio_features(
         self, input_features: Tensor, input_features_mask: Tensor | list[Tensor] | None = None, **kwargs: Any
     ) -> BaseModelOutputWithPooling:
-        """Audio embeddings of clips given as log-mel features `[clips frames mels]`.
+        """Audio embeddings of clips given as features `[clips frames bins]`.
 
         Returns:
             An output whose `pooler_output` holds the valid embeddings of all clips, one after the other:
@@ -92,11 +97,12 @@ class VoiceTextBlenderModel(VoiceTextBlenderPreTrainedModel):
         if isinstance(input_features_mask, list | tuple):
             input_features_mask = torch.stack(list(input_features_mask))
         encoder_dtype = next(self.audio_tower.parameters()).dtype
-        encoded = self.audio_tower(input_features=input_features.to(encoder_dtype), attention_mask=input_features_mask)
+        encoded = encode(self.audio_tower, input_features.to(encoder_dtype), input_features_mask)
         frame_mask = encoded.attention_mask
         frame_mask = None if frame_mask is None else frame_mask.bool()
         embeddings = self.adapter(encoded.last_hidden_state, frame_mask)
-        valid = embeddings.flatten(0, 1) if frame_mask is None else embeddings[frame_mask]
+        is_valid = None if frame_mask is None else self.adapter.valid_embeddings(frame_mask)
+        valid = embeddings.flatten(0, 1) if is_valid is None else embeddings[is_valid]
         return BaseModelOutputWithPooling(last_hidden_state=embeddings, pooler_output=valid)
 
     def join(self, inputs_embeds: Tensor, audio_embeddings: Tensor, audio_mask: Tensor) -> Tensor:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils import is_flash_attn_2_available
 
 from voicetextblender.errors import ModelError, describe
+from voicetextblender.model.gating import find_gate
 from voicetextblender.model.modeling import VoiceTextBlenderModel
 
 Attention = Literal["auto", "eager", "sdpa", "flash_attention_2"]
@@ -48,14 +49,20 @@ def run_packed(
     model: VoiceTextBlenderModel,
     inputs_embeds: Float[Tensor, "rows tokens hidden"],
     position_ids: Int[Tensor, "rows tokens"],
+    holds_audio: Bool[Tensor, "rows tokens"] | None = None,
 ) -> Float[Tensor, "rows tokens hidden"]:
     """The LLM's hidden states over rows of conversations, each of which counts its positions from 0.
 
     The library knows conversations by their positions and keeps them apart in every layer, those with a window too.
     Where no row has two, it needs no mask.
 
+    Args:
+        holds_audio: true for the tokens of conversations with a clip, where a gated LoRA acts; None is nowhere.
+
     Source: `transformers.masking_utils.find_packed_sequence_indices`.
     """
+    if gate := find_gate(model):
+        gate.set_open(holds_audio)
     lengths = _flash_lengths(position_ids) if "flash" in model.language_model.config._attn_implementation else {}
     return model(inputs_embeds=inputs_embeds, position_ids=position_ids, use_cache=False, **lengths).last_hidden_state
 

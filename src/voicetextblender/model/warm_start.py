@@ -18,12 +18,13 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, ParakeetForCTC
 
+from voicetextblender.audio.front_end import extract_features
 from voicetextblender.audio.groups import group_by_length
 from voicetextblender.batch import Batch
 from voicetextblender.errors import ModelError, describe
-from voicetextblender.model.adapter import ConformerAdapter
-from voicetextblender.model.build import Composite, load_whole
-from voicetextblender.model.clips import extract_features
+from voicetextblender.model.adapters.conformer import ConformerAdapter
+from voicetextblender.model.build import Composite
+from voicetextblender.model.encoders.load import load_whole
 
 PAUSE = "…"
 """What an LLM has read where a speaker said nothing."""
@@ -63,6 +64,8 @@ def warm_start_adapter(composite: Composite, encoder_path: str, batches: Iterabl
     Raises:
         ModelError: The encoder has no CTC head.
     """
+    adapter = composite.model.model.adapter
+    assert isinstance(adapter, ConformerAdapter), "a recipe with a warm start and another adapter is refused"
     if AutoConfig.from_pretrained(encoder_path).model_type != "parakeet_ctc":
         raise ModelError(
             describe(
@@ -77,7 +80,7 @@ def warm_start_adapter(composite: Composite, encoder_path: str, batches: Iterabl
     frames = listen(composite, encoder_path, pieces, batches)
     if not frames.encoded:
         return 0.0
-    adapter = composite.model.model.adapter
+    quieten(adapter)
     fill_table(adapter, frames, pieces, blank)
     outputs = torch.cat([adapter.convolve(*group)[group[1]] for group in frames.encoded])
     weight, bias, explained = fit_linear(outputs, frames.targets)
@@ -93,13 +96,27 @@ def listen(composite: Composite, encoder_path: str, pieces: Tensor, batches: Ite
     encoded, log_posteriors = [], [torch.zeros(0, len(pieces), device=device)]
     for waveforms in (batch.to(device).waveforms for batch in batches):
         for group in group_by_length([len(waveform) for waveform in waveforms]):
-            features, mask = extract_features(composite.log_mel, [waveforms[index] for index in group])
+            features, mask = extract_features(composite.front_end, [waveforms[index] for index in group])
             output = model.audio_tower(input_features=features, attention_mask=mask)
             valid = output.attention_mask.bool()
             encoded.append((output.last_hidden_state, valid))
             log_posteriors.append(head(output.last_hidden_state)[valid].log_softmax(-1))
     joined = torch.cat(log_posteriors)
     return Frames(encoded, joined, joined.exp() @ pieces)
+
+
+def quieten(adapter: ConformerAdapter) -> None:
+    """Let no block of the adapter write anything yet, so that the frames come to the table as the encoder made them."""
+    for layer in adapter.layers:
+        block: Any = layer
+        for writes in (
+            block.feed_forward1.linear2,
+            block.self_attn.o_proj,
+            block.conv.pointwise_conv2,
+            block.feed_forward2.linear2,
+        ):
+            for parameter in writes.parameters():
+                parameter.zero_()
 
 
 def fill_table(adapter: ConformerAdapter, frames: Frames, pieces: Tensor, blank: int) -> None:

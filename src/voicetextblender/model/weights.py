@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,13 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from voicetextblender.errors import ModelError, describe
-from voicetextblender.files import fingerprint
-from voicetextblender.model.build import PARTS, Composite, ModelConfig, assemble, load_whole
+from voicetextblender.files import fingerprint, make_folder_atomically
+from voicetextblender.model.build import Composite, ModelConfig, assemble, build_processor
 from voicetextblender.model.configuration import VoiceTextBlenderConfig
+from voicetextblender.model.encoders.load import load_whole
 from voicetextblender.model.lora import add_lora, load_lora_state, lora_state
 from voicetextblender.model.modeling import VoiceTextBlenderForConditionalGeneration
-from voicetextblender.model.processing import build_processor
+from voicetextblender.model.trainable import PARTS
 
 MANIFEST = "voicetextblender.json"
 SPEECH_WEIGHTS = "speech.safetensors"
@@ -29,9 +29,18 @@ LORA_FOLDER = "lora"
 
 def save_composite(composite: Composite, folder: Path) -> None:
     """Write the trained parts, configuration and processor of a composite; the folder appears whole or not at all."""
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    with make_folder_atomically(folder) as partial:
+        _write_parts(composite, partial)
+        llm = composite.config.llm
+        manifest = {
+            "format": 1,
+            "model": composite.config.model_dump(mode="json"),
+            "llm": {"path": _portable_path(llm, folder), "sha256": hash_weights(llm)},
+        }
+        (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+
+
+def _write_parts(composite: Composite, partial: Path) -> None:
     model = composite.model
     model.config.save_pretrained(partial)
     build_processor(composite).save_pretrained(partial)
@@ -39,21 +48,17 @@ def save_composite(composite: Composite, folder: Path) -> None:
     save_file(
         _contiguous({k: v for k, v in state.items() if k.startswith(tuple(PARTS.values()))}), partial / SPEECH_WEIGHTS
     )
-    training = composite.config.trainable.llm
-    if training == "lora":
-        (partial / LORA_FOLDER).mkdir()
-        save_file(_contiguous(lora_state(model)), partial / LORA_FOLDER / "adapter_model.safetensors")
-        model.peft_config["default"].save_pretrained(str(partial / LORA_FOLDER))
-    if training == "full":
+    if composite.config.trainable.llm == "lora":
+        save_lora(model, partial / LORA_FOLDER)
+    if composite.config.trainable.changes_llm_weights:
         save_file(_contiguous(_llm_state(model)), partial / LLM_WEIGHTS)
-    manifest = {
-        "format": 1,
-        "model": composite.config.model_dump(mode="json"),
-        "llm": {"path": _portable_path(composite.config.llm, folder), "sha256": hash_weights(composite.config.llm)},
-    }
-    (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(partial, folder)
+
+
+def save_lora(model: VoiceTextBlenderForConditionalGeneration, folder: Path) -> None:
+    """Write the LoRA pairs of `model` as an adapter folder of peft's own format."""
+    folder.mkdir()
+    save_file(_contiguous(lora_state(model)), folder / "adapter_model.safetensors")
+    model.peft_config["default"].save_pretrained(str(folder))
 
 
 def load_composite(folder: Path) -> Composite:
@@ -89,7 +94,7 @@ def load_composite(folder: Path) -> Composite:
     model.lm_head = llm.get_output_embeddings()
     speech = {key for key in model.state_dict() if key.startswith(tuple(PARTS.values()))}
     _load_exactly(model, load_file(folder / SPEECH_WEIGHTS), speech, str(folder / SPEECH_WEIGHTS))
-    if config.trainable.llm == "full":
+    if config.trainable.changes_llm_weights:
         _load_exactly(model, load_file(folder / LLM_WEIGHTS), set(_llm_state(model)), str(folder / LLM_WEIGHTS))
     if config.trainable.llm == "lora":
         add_lora(model, config.lora)

@@ -9,6 +9,7 @@ from pydantic import Field
 from voicetextblender.audio.augment import SpecAugmentConfig
 from voicetextblender.config import StrictConfig
 from voicetextblender.model.packing import Attention
+from voicetextblender.model.trainable import Part
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 """The decay of a running mean, per step."""
@@ -24,15 +25,17 @@ class OptimConfig(StrictConfig):
         part_scale: factor on the learning rate of a part: `speech_encoder`, `adapter`, `llm`.
         betas: decay of AdamW's running means of the gradient and of its square.
         weight_decay: on matrices alone; norms, biases and other vectors go without.
+        part_weight_decay: in place of `weight_decay`, for a part.
         max_grad_norm: the gradient's norm over all parts is clipped to this.
     """
 
     learning_rate: float = Field(1e-4, gt=0)
     min_learning_rate: float = Field(1e-6, ge=0)
     warmup_steps: int = Field(2500, ge=0)
-    part_scale: dict[Literal["speech_encoder", "adapter", "llm"], Annotated[float, Field(ge=0)]] = {}
+    part_scale: dict[Part, Annotated[float, Field(ge=0)]] = {}
     betas: tuple[Beta, Beta] = (0.9, 0.98)
     weight_decay: float = Field(1e-3, ge=0)
+    part_weight_decay: dict[Part, Annotated[float, Field(ge=0)]] = {}
     max_grad_norm: float = Field(1.0, gt=0)
 
 

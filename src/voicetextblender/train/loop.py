@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from rich.console import Console
 
 from voicetextblender.data.index import Geometry, fingerprint_sources
 from voicetextblender.data.loader import build_loader
-from voicetextblender.model.build import Composite, build_composite, trainable_parameters
+from voicetextblender.model.build import Composite, build_composite
 from voicetextblender.model.packing import check_packing, choose_attention
+from voicetextblender.model.trainable import trainable_parameters
 from voicetextblender.model.warm_start import warm_start_adapter
 from voicetextblender.model.weights import MANIFEST, save_composite
 from voicetextblender.progress import show_progress
@@ -24,8 +26,8 @@ from voicetextblender.train.unreadable import Unreadable
 
 MODEL_FOLDER = "model"
 """Where in the run folder the finished model is."""
-WARM_START_STEPS = 16
-"""Steps whose clips a warm start of the adapter is fitted on."""
+WARM_START_CONVERSATIONS = 1024
+"""The first conversations of a training, whose clips a warm start of the adapter is fitted on."""
 
 
 def train(recipe: Recipe, run_dir: Path, console: Console | None = None) -> Path:
@@ -63,12 +65,14 @@ def _train_steps(recipe: Recipe, run_dir: Path, composite: Composite, ranks: Ran
     geometry = Geometry(composite.num_audio_tokens, composite.geometry_fingerprint)
     with ranks.first_rank_first():
         loader = build_loader(recipe.data, composite.renderer, geometry, recipe.seed, show_progress)
+    loader.plan.check_length(config.steps)
     parameters = trainable_parameters(model)
     optimizer = build_optimizer(parameters, config.optim)
     store = CheckpointStore(run_dir / "checkpoints", recipe_fingerprint(recipe), config.keep_checkpoints)
     first = store.load_newest(parameters, optimizer)
     if first == 0 and recipe.model.warm_start == "ctc":
-        heard = (batch for loaded in loader.steps(0, WARM_START_STEPS) for batch in loaded.batches)
+        num_steps = math.ceil(WARM_START_CONVERSATIONS / recipe.data.conversations_per_step)
+        heard = (batch for loaded in loader.steps(0, num_steps) for batch in loaded.batches)
         explained = warm_start_adapter(composite, recipe.model.speech_encoder, heard)
         if ranks.is_first:
             console.print(f"warm start: the adapter gives {explained:.0%} of what the CTC head hears", highlight=False)

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from voicetextblender.model.build import part_of
+from voicetextblender.model.trainable import Part, part_of
 from voicetextblender.train.config import OptimConfig
 
 
@@ -22,15 +22,15 @@ def learning_rate_at(step: int, steps: int, config: OptimConfig) -> float:
 
 def build_optimizer(parameters: dict[str, Tensor], config: OptimConfig) -> torch.optim.AdamW:
     """AdamW with one group per part and kind (matrices decay, vectors do not), in the order of `parameters`."""
-    groups: dict[tuple[str, bool], list[Tensor]] = {}
+    groups: dict[tuple[Part, bool], list[Tensor]] = {}
     for name, parameter in parameters.items():
         groups.setdefault((part_of(name), parameter.ndim >= 2), []).append(parameter)
     return torch.optim.AdamW(
         [
             {
                 "params": tensors,
-                "weight_decay": config.weight_decay if decays else 0.0,
-                "scale": config.part_scale.get(part, 1.0),  # type: ignore[call-overload]
+                "weight_decay": config.part_weight_decay.get(part, config.weight_decay) if decays else 0.0,
+                "scale": config.part_scale.get(part, 1.0),
             }
             for (part, decays), tensors in groups.items()
         ],

@@ -46,14 +46,14 @@ def batch_losses(composite: Composite, batch: Batch, config: TrainConfig) -> Flo
         if batch.waveforms:
             audio = embed_clips(
                 model.model,
-                composite.log_mel,
+                composite.front_end,
                 batch.waveforms,
                 batch.num_audio_tokens,
                 config.spec_augment if model.training else None,
                 batch.clip_keys,
             )
             inputs_embeds = model.model.join(inputs_embeds, audio, batch.audio_mask)
-        hidden = run_packed(model.model, inputs_embeds, batch.position_ids)
+        hidden = run_packed(model.model, inputs_embeds, batch.position_ids, batch.holds_audio)
         return supervised_losses(hidden, batch.token_ids, batch.supervision_mask, model.compute_logits)
 
 

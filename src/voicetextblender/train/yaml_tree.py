@@ -144,7 +144,8 @@ def dotted(path: Sequence[str | int]) -> str:
 def overlay(base: Tree, top: Tree) -> Tree:
     """`base` with `top` laid over it: mappings merge key by key, anything else (lists too) is replaced whole.
 
-    A mapping laid over a list changes items of it, named as in `apply_override`.
+    A mapping laid over a list changes items of it, named as in `apply_override`. A section that names another `kind`
+    than the one below it replaces that whole, since the keys of one kind mean nothing to another.
     """
     merged = Tree(dict(base.values), dict(base.origins))
     _overlay_into(merged, merged.values, top, top.values, (), ())
@@ -162,13 +163,19 @@ def _overlay_into(
         index: Any = _item_index(below, key, there, f"{top.origin(there)} {dotted(there)}") if is_item else key
         here = (*path, str(index))
         child = below[index] if is_item else below.get(index)
-        if isinstance(value, dict) and isinstance(child, (dict, list)):
+        begins_anew = not is_item and _is_of_another_kind(child, value)
+        if isinstance(value, dict) and isinstance(child, (dict, list)) and not begins_anew:
             below[index] = child.copy()
             merged.origins[here] = top.origin(there)
             _overlay_into(merged, below[index], top, value, here, there)
         else:
             below[index] = value
             _move_origins(merged, top, here, there)
+
+
+def _is_of_another_kind(below: Any, above: Any) -> bool:
+    sections = isinstance(below, dict) and isinstance(above, dict)
+    return sections and "kind" in above and above["kind"] != below.get("kind")
 
 
 def _move_origins(merged: Tree, top: Tree, here: KeyPath, there: KeyPath) -> None:
@@ -183,7 +190,8 @@ def _move_origins(merged: Tree, top: Tree, here: KeyPath, there: KeyPath) -> Non
 def apply_override(tree: Tree, override: str) -> None:
     """Set one value in place, from `train.steps=10` or `data.sources.0.weight=2`; the value is read as YAML.
 
-    An item of a list is named by its number or, when the items are mappings with a `name`, by that name.
+    An item of a list is named by its number or, when the items are mappings with a `name`, by that name. Another `kind`
+    of a section takes its other keys away, as in `overlay`.
 
     Raises:
         RecipeError: no `=`, an empty key, bad YAML, no such list item, or a path through a plain value.
@@ -195,6 +203,7 @@ def apply_override(tree: Tree, override: str) -> None:
         raise RecipeError(describe(where, "no override", "`key.key=value`", "Write it like train.steps=10"))
     value = parse_yaml(f"value: {text}", where).values["value"]
     container: Any = tree.values
+    is_item = False
     resolved: KeyPath = ()
     for depth, key in enumerate(path):
         if not isinstance(container, (dict, list)):
@@ -202,10 +211,13 @@ def apply_override(tree: Tree, override: str) -> None:
             raise RecipeError(describe(where, found, "only a section has keys below it", "Shorten the key"))
         index: Any = _item_index(container, key, path[: depth + 1], where) if isinstance(container, list) else key
         resolved = (*resolved, str(index))
-        if depth == len(path) - 1:
-            container[index] = value
-        else:
+        if depth < len(path) - 1:
+            is_item = isinstance(container, list)
             container = _open_child(container, index)
+            continue
+        if not is_item and key == "kind" and _is_of_another_kind(container, {key: value}):
+            container.clear()
+        container[index] = value
     _move_origins(tree, Tree({}, {resolved: where}), resolved, resolved)
     for depth in range(1, len(resolved)):
         tree.origins.setdefault(resolved[:depth], where)

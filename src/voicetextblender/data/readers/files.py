@@ -15,6 +15,8 @@ from voicetextblender.audio.storage import find_remote, is_remote, open_binary
 from voicetextblender.errors import DataError, describe
 from voicetextblender.files import fingerprint, write_atomically
 
+AUDIO_SUFFIXES = (".flac", ".wav", ".opus", ".ogg", ".mp3", ".m4a", ".webm")
+"""How files are called that hold recordings."""
 _RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)")
 
 

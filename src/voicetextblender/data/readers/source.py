@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 from voicetextblender.audio.storage import is_remote
 from voicetextblender.chat.conversation import Conversation
-from voicetextblender.data.readers.config import SourceConfig
+from voicetextblender.data.readers.config import ReaderConfig, SourceConfig
 
 
 class RawRow(NamedTuple):
@@ -96,6 +96,10 @@ class Source:
         self._parse = parse
         self._identity = identity
 
+    def over(self, store: RowStore, identity: str) -> Source:
+        """Other rows, made conversations of in the same way."""
+        return Source(self.config, store, self._parse, identity)
+
     @property
     def name(self) -> str:
         return self.config.name
@@ -108,7 +112,7 @@ class Source:
     @property
     def identity(self) -> str:
         """Two sources whose identity and fingerprint agree have the same conversations, but for their task."""
-        options = self.config.model_dump(mode="json", exclude={"name", "path", "weight", "task", "augment"})
+        options = self.config.model_dump(mode="json", include=set(ReaderConfig.model_fields) - {"path", "task"})
         # Where the files lie counts too: relative audio paths start from there.
         places = (*self.store.paths, self.config.audio_folder or "", self.config.tars or "")
         whole = [path if is_remote(path) else os.path.abspath(path) for path in places]

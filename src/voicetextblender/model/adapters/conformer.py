@@ -1,16 +1,17 @@
-"""The modality adapter: from encoder frames to embeddings in the LLM's space."""
+"""The modality adapter of the paper: Conformer layers and a linear map, one embedding per encoder frame."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import ParakeetEncoderConfig
 from transformers.models.parakeet.modeling_parakeet import ParakeetEncoderBlock, ParakeetEncoderRelPositionalEncoding
 
+from .base import ModalityAdapter
 
-class ConformerAdapter(nn.Module):
+
+class ConformerAdapter(ModalityAdapter):
     """Conformer layers over the encoder's frames, then one linear map to the LLM's width; one embedding per frame.
 
     The layers are the library's FastConformer blocks. Their batch normalisation never uses batch statistics (`train`
@@ -63,15 +64,3 @@ def freeze_batch_norm(module: nn.Module) -> None:
     for child in module.modules():
         if isinstance(child, nn.modules.batchnorm._BatchNorm):
             child.eval()
-
-
-def initialise_projection(adapter: ConformerAdapter, embedding_rms: float) -> None:
-    """Scale the linear map so that audio embeddings start with the root mean square of the LLM's own input embeddings.
-
-    The last Conformer layer ends in a layer normalisation, so its output has unit variance. Gemma-class LLMs scale
-    their embeddings inside the embedding module; `embedding_rms` is measured after that scale.
-    """
-    size = adapter.projection.weight.shape[1]
-    with torch.no_grad():
-        adapter.projection.weight.normal_(0.0, embedding_rms / size**0.5)
-        adapter.projection.bias.zero_()

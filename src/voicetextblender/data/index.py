@@ -129,6 +129,11 @@ class SourceIndex:
         return self._take("num_samples")
 
     @cached_property
+    def longest_clip(self) -> NDArray[np.int32]:
+        """Samples at 16 kHz of the longest clip of each usable row."""
+        return self._take("longest_clip")
+
+    @cached_property
     def num_clips(self) -> NDArray[np.int32]:
         """Clips of each usable row."""
         return self._take("num_clips")

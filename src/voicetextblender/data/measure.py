@@ -36,6 +36,9 @@ COLUMNS = np.dtype(
 longest wording, audio placeholders included; by how many its shortest wording is shorter; its audio placeholders alone;
 its supervised tokens."""
 
+LONGEST_CLIP = seconds_to_samples(24 * 3600)
+"""Samples; what is said to be longer has a broken header, and would take as much memory as it promises."""
+
 TOO_MANY_TOKENS = "more tokens than max_conversation_tokens"
 CLIP_TOO_LONG = "a clip longer than max_clip_s"
 NO_CONVERSATION = "no usable conversation"
@@ -149,6 +152,9 @@ def measure_clip(clip: AudioPart, geometry: Geometry, where: str) -> int:
         found = f"audio '{clip.path}' is {num_samples} samples long"
         expected = f"one audio frame takes {HOP_LENGTH} samples (10 ms)"
         raise AudioError(describe(where, found, expected, "Remove it, or give a longer segment"))
+    if num_samples > LONGEST_CLIP:
+        found = f"audio '{clip.path}' is said to be {samples_to_seconds(num_samples) / 3600:.4g} h long"
+        raise AudioError(describe(where, found, "a clip has at most 24 h", "Make the file again, or mend its duration"))
     return num_samples
 
 

@@ -18,6 +18,7 @@ from voicetextblender.data.blend import Blend, Draws
 from voicetextblender.data.full_steps import FullSteps, take_rows
 from voicetextblender.data.packing import count_microbatches, pack, pack_alone, split
 from voicetextblender.data.sharing import Ints, conversation_cost, share_among_ranks
+from voicetextblender.data.speed import Speeds
 from voicetextblender.errors import DataError, describe
 
 
@@ -81,14 +82,18 @@ class Plan:
     Args:
         indexes: one per source of the blend, in its order.
         blend: the order of draws; step `s` takes the draws from `s * conversations_per_step` on.
+        speeds: how fast the clips of a draw are heard; as they are when None.
     """
 
-    def __init__(self, indexes: Sequence[RowLengths], blend: Blend, config: PlanConfig) -> None:
+    def __init__(
+        self, indexes: Sequence[RowLengths], blend: Blend, config: PlanConfig, speeds: Speeds | None = None
+    ) -> None:
         assert len(indexes) == len(blend.names)
         assert all(len(index.num_tokens) == size for index, size in zip(indexes, blend.sizes, strict=True))
         self.indexes = tuple(indexes)
         self.blend = blend
         self.config = config
+        self.speeds = speeds
         self._full_steps: FullSteps | None = None
         if config.microbatches_per_step is not None:
             tokens_per_step = config.microbatches_per_step * config.max_tokens_per_microbatch
@@ -148,7 +153,9 @@ class Plan:
         return round(self._full_steps.num_draws / self._full_steps.num_steps)
 
     def length(self, draw: Draw) -> tuple[int, int]:
-        """Tokens of a conversation, and how many of them are audio."""
+        """Tokens of a conversation at the speed of its draw, and how many of them are audio; never less than it has."""
+        if self.speeds is not None:
+            return self.speeds.length(draw.source, draw.epoch, draw.row)
         index = self.indexes[draw.source]
         return int(index.num_tokens[draw.row]), int(index.num_audio_tokens[draw.row])
 
@@ -167,9 +174,12 @@ class Plan:
 
     def _share(self, step: int, num_ranks: int) -> list[_Share]:
         columns, _ = self._draws(step)
-        num_tokens = take_rows([index.num_tokens for index in self.indexes], columns)
-        num_audio_tokens = take_rows([index.num_audio_tokens for index in self.indexes], columns)
         draws = self.draws(step)
+        if self.speeds is None:
+            num_tokens = take_rows([index.num_tokens for index in self.indexes], columns)
+            num_audio_tokens = take_rows([index.num_audio_tokens for index in self.indexes], columns)
+        else:
+            num_tokens, num_audio_tokens = np.array([self.length(draw) for draw in draws], np.int64).T
         places = share_among_ranks(num_tokens, num_audio_tokens, num_ranks, self.config.max_tokens_per_microbatch)
         return [_Share([draws[i] for i in share], num_tokens[share], num_audio_tokens[share]) for share in places]
 

@@ -185,9 +185,17 @@ def count_overlap(training: Sequence[Survey], evaluation: Mapping[str, Survey]) 
 
 
 def choose_rows(
-    plan: Plan, indexes: Sequence[SourceIndex], surveys: Sequence[Survey], num_per_kind: int
+    plan: Plan,
+    indexes: Sequence[SourceIndex],
+    surveys: Sequence[Survey],
+    num_per_kind: int,
+    show: Callable[[Draw], Conversation],
 ) -> list[ShownRow]:
-    """The first rows of each kind that training meets, by kind in the order in which they come."""
+    """The first rows of each kind that training meets, by kind in the order in which they come.
+
+    Args:
+        show: the conversation of a draw as training hears it.
+    """
     kinds = dict.fromkeys(str(kind) for survey in surveys for kind in dict.fromkeys(survey.task.tolist()))
     chosen: dict[str, list[ShownRow]] = {kind: [] for kind in kinds}
     for step in range(min(MAX_STEPS_FOR_ROWS, plan.num_steps or MAX_STEPS_FOR_ROWS)):
@@ -196,13 +204,10 @@ def choose_rows(
         for draw in plan.draws(step):
             kind = str(surveys[draw.source].task[draw.row])
             if len(chosen[kind]) < num_per_kind:
-                chosen[kind].append(_show(draw, kind, step, indexes[draw.source]))
+                index = indexes[draw.source]
+                counts = plan.length(draw)[0], int(index.num_supervised[draw.row])
+                chosen[kind].append(ShownRow(kind, index.name, index.where(draw.row), step, *counts, show(draw)))
     return [row for rows in chosen.values() for row in rows]
-
-
-def _show(draw: Draw, kind: str, step: int, index: SourceIndex) -> ShownRow:
-    counts = int(index.num_tokens[draw.row]), int(index.num_supervised[draw.row])
-    return ShownRow(kind, index.name, index.where(draw.row), step, *counts, index.read(draw.row))
 
 
 class _ClipLengths:

@@ -98,7 +98,7 @@ def test_workers_read_what_the_process_reads(
     for num_workers in (0, 2):
         config = DataConfig.model_validate({**values, "num_workers": num_workers})
         loader = build_loader(config, renderer, geometry, seed=2)
-        read.append([batch.token_ids.tolist() for batches in loader.steps(0, 5) for batch in batches])
+        read.append([batch.token_ids.tolist() for loaded in loader.steps(0, 5) for batch in loaded.batches])
     assert read[0] == read[1]
 
 

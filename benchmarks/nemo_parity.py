@@ -115,8 +115,7 @@ def randomise(model: torch.nn.Module, seed: int) -> None:
 
 def compare(folder: Path) -> list[tuple[str, float, float, int]]:
     """Largest errors of features and hidden states relative to the largest value, and tensors loaded."""
-    from voicetextblender.audio.front_end import open_front_end
-    from voicetextblender.model.clips import extract_features
+    from voicetextblender.audio.front_end import extract_features, open_front_end
     from voicetextblender.model.encoders.encode import encode
     from voicetextblender.model.encoders.load import load_encoder
     from voicetextblender.model.encoders.plan import plan_encoder

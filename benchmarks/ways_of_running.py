@@ -20,8 +20,8 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from voicetextblender.data.index import Geometry
 from voicetextblender.data.loader import build_loader
+from voicetextblender.data.measure import Geometry
 from voicetextblender.model.build import build_composite
 from voicetextblender.train.recipe import Recipe, dump_recipe
 

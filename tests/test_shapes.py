@@ -7,7 +7,7 @@ import torch
 from jaxtyping import TypeCheckError
 
 from voicetextblender.audio.features import LogMel
-from voicetextblender.model.clips import pad_waveforms
+from voicetextblender.audio.front_end import pad_waveforms
 
 
 def test_a_wrong_axis_is_found() -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 Report = Callable[[int, int], None]
 """Takes what is done and what there is in all, in any one unit."""
+ShowProgress = Callable[[str], AbstractContextManager[Report]]
+"""Opens a display under a description."""
 
 
 @contextmanager
@@ -24,6 +26,12 @@ def show_progress(description: str, console: Console | None = None) -> Iterator[
     with Progress(*columns, console=console) as bar:
         task = bar.add_task(description, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def show_nothing(description: str) -> Iterator[Report]:
+    """As `show_progress`, for those whom nobody watches."""
+    yield lambda done, total: None
 
 
 def _plain_lines(description: str, console: Console) -> Report:

@@ -9,15 +9,13 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from voicetextblender.audio.codecs import CODECS, Codec, encode_and_decode
 from voicetextblender.audio.distort import (
-    CODECS,
     AugmentConfig,
-    Codec,
     Distorter,
     SpeedConfig,
     change_speed,
     draw_speed,
-    encode_and_decode,
     num_samples_at_speed,
 )
 from voicetextblender.audio.waveform import write_waveform

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from transformers import ParakeetEncoder, ParakeetEncoderConfig
 
 from voicetextblender.audio.lengths import (
+    FASTCONFORMER_TOKENS,
+    Stage,
     num_audio_frames,
     num_audio_tokens,
     num_encoder_frames,
@@ -53,6 +55,20 @@ def test_as_many_frames_as_the_encoder_gives(subsampling_factor: int) -> None:
         mask = torch.ones(1, frames, dtype=torch.long)
         output = encoder(torch.zeros(1, frames, 16), attention_mask=mask, output_attention_mask=True)
         assert output.last_hidden_state.shape[1] == num_encoder_frames(frames, subsampling_factor)
+
+
+@given(st.lists(st.integers(0, 10**7), min_size=1))
+def test_a_chain_of_stages_counts_the_same(lengths: list[int]) -> None:
+    expected = [num_audio_tokens(length) for length in lengths]
+    assert [FASTCONFORMER_TOKENS(length) for length in lengths] == expected
+    assert FASTCONFORMER_TOKENS(np.array(lengths)).tolist() == expected
+    assert FASTCONFORMER_TOKENS(torch.tensor(lengths)).tolist() == expected
+
+
+@given(st.integers(0, 60), st.integers(1, 9), st.integers(1, 5), st.integers(0, 3))
+def test_a_stage_is_a_convolution(length: int, kernel: int, stride: int, padding: int) -> None:
+    starts = range(-padding, length + padding - kernel + 1, stride)
+    assert Stage(kernel, stride, padding)(length) == len(starts)
 
 
 @given(st.integers(0, 10**7), st.sampled_from([8_000, 11_025, 22_050, 44_100, 48_000]))

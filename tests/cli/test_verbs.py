@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from tests.tiny import make_recipe
+from tests.tiny import make_llm, make_recipe
 from voicetextblender.chat.conversation import AudioPart, TextPart
 from voicetextblender.cli.generate import place_clips
 from voicetextblender.cli.main import app
@@ -161,3 +161,30 @@ def test_prepare_corpus_says_what_it_wrote(world: Path) -> None:
     assert result.exit_code == 0
     assert (world / "prepared" / "train.jsonl").is_file()
     assert "left out: 1 (" in result.output
+
+
+def test_export_checks_and_writes(world: Path, tmp_path: Path) -> None:
+    served = "stock vLLM serves it without a plugin: 11 checks, 0 lacking, 0 notes\n"
+    assert vtb("export", world / "run", "--check").output == served
+    result = vtb("export", world / "run", "--out", tmp_path / "exported")
+    assert result.output == f"{served}merged model: {tmp_path}/exported\n"
+    assert (tmp_path / "exported" / "model_modeling.py").is_file()
+    again = vtb("export", world / "run", "--out", tmp_path / "exported")
+    assert again.exit_code == 2 and "exported: is not empty; a folder that is new or empty." in again.stderr
+
+
+def test_export_wants_a_folder_or_only_a_check(world: Path) -> None:
+    result = vtb("export", world / "run")
+    assert result.stderr.startswith("error: vtb export: neither --out nor --check; one of them.")
+
+
+def test_export_tells_what_is_lacking(world: Path, tmp_path: Path) -> None:
+    make_llm(tmp_path / "llm", num_attention_heads=2, num_key_value_heads=2, head_dim=20)
+    trained = vtb(
+        "train", world / "recipe.yaml", "--out", tmp_path / "run", f"model.llm={tmp_path}/llm", "train.steps=1"
+    )
+    assert trained.exit_code == 0
+    result = vtb("export", tmp_path / "run", "--check")
+    assert result.exit_code == 1
+    assert result.output.startswith("lack model.llm: attention heads of size 20; a multiple of 8 up to 256 on a GPU,")
+    assert result.output.endswith("stock vLLM does not serve it: 11 checks, 1 lacking, 0 notes\n")

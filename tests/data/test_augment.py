@@ -13,8 +13,8 @@ import torch
 from tests.data.rows import WriteManifest, audio_row, text_row, write_tone
 from tests.data.test_loader import assert_same, batches_of
 from voicetextblender.chat.render import Renderer
-from voicetextblender.data.index import Geometry
 from voicetextblender.data.loader import DataConfig, Loader, build_loader
+from voicetextblender.data.measure import Geometry
 from voicetextblender.data.plan import Draw
 
 SHARED = {"speed": {"factors": [0.8, 1.25]}, "gain": {"probability": 1.0}, "codec": {"codecs": ["mulaw"]}}
@@ -121,3 +121,17 @@ def test_a_row_at_a_limit_keeps_its_speed(build: Any) -> None:
     assert percents == {50, 100}
     longest = max(len(clip) for clips in heard_by_draw(loader, range(4)).values() for clip in clips)
     assert 0.8 < longest / 16_000 <= 1.6
+
+
+def test_rows_are_shown_as_they_are_heard(build: Any) -> None:
+    loader = build()
+    heard = heard_by_draw(loader, range(3))
+    for draw, waveforms in heard.items():
+        shown = loader.reader.show(draw)
+        assert [clip.path for clip in shown.clips] == [
+            clip.path for clip in loader.indexes[draw.source].read(draw.row).clips
+        ]
+        assert all(
+            torch.equal(torch.from_numpy(clip.waveform), heard)
+            for clip, heard in zip(shown.clips, waveforms, strict=True)
+        )

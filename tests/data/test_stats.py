@@ -10,7 +10,8 @@ import pytest
 from tests.data.rows import WriteManifest, audio_row, text_row, write_tone
 from voicetextblender.chat.render import Renderer
 from voicetextblender.data.blend import Blend
-from voicetextblender.data.index import Geometry, Limits, SourceIndex, open_index
+from voicetextblender.data.index import SourceIndex, open_index
+from voicetextblender.data.measure import Geometry, Limits
 from voicetextblender.data.readers.config import SourceConfig
 from voicetextblender.data.sources import open_source
 from voicetextblender.data.stats import count_draws, measure_stats
@@ -50,15 +51,15 @@ def test_survey_tells_what_rows_are(index: SourceIndex) -> None:
 
 def test_survey_is_the_same_in_processes_and_without_an_index(index: SourceIndex) -> None:
     (alone,), (shared,) = survey_indexes([index]), survey_indexes([index], num_workers=2)
-    bare = survey_source(index.source.config)
+    bare = survey_source(index.source)
     for name in ("task", "language", "words", "exact", "spoken", "clips"):
         np.testing.assert_array_equal(getattr(alone, name), getattr(shared, name))
         np.testing.assert_array_equal(getattr(alone, name), getattr(bare, name))
-    assert len(survey_source(index.source.config, max_rows=2)) == 2
+    assert len(survey_source(index.source, max_rows=2)) == 2
 
 
 def test_survey_counts_what_it_cannot_read(write_manifest: WriteManifest) -> None:
-    survey = survey_source(SourceConfig(name="all", path=str(write_manifest(["{\n", text_row(1)]))))
+    survey = survey_source(open_source(SourceConfig(name="all", path=str(write_manifest(["{\n", text_row(1)])))))
     assert (len(survey), survey.num_unread) == (1, 1)
 
 

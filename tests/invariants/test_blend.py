@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from voicetextblender.data.blend import BLOCK_SIZE, Blend, apportion, permute
+from voicetextblender.data.blend import BLOCK_SIZE, Blend, permute
+from voicetextblender.data.schedule import apportion
 from voicetextblender.errors import DataError
 
 QUICKLY = settings(max_examples=40, deadline=None)

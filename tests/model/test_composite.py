@@ -11,10 +11,11 @@ import torch
 from transformers import AutoModel, AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from tests.tiny import make_encoder, make_llm, make_recipe, make_tokenizer
+from voicetextblender.audio.front_end import extract_features
 from voicetextblender.chat.conversation import AudioPart, Conversation, TextPart, Turn
 from voicetextblender.errors import DataError, ModelError
 from voicetextblender.model.build import Composite, ModelConfig, build_composite
-from voicetextblender.model.clips import embed_clips, extract_features
+from voicetextblender.model.clips import embed_clips
 from voicetextblender.model.lora import merge_lora
 from voicetextblender.model.loss import supervised_losses
 from voicetextblender.model.modeling import VoiceTextBlenderForConditionalGeneration, VoiceTextBlenderModel

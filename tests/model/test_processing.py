@@ -13,8 +13,8 @@ from transformers import AutoProcessor, AutoTokenizer
 from tests.tiny import make_recipe
 from voicetextblender.audio.waveform import write_waveform
 from voicetextblender.chat.conversation import AudioPart, Conversation, TextPart, Turn
-from voicetextblender.model.build import Composite, build_composite
-from voicetextblender.model.processing import VoiceTextBlenderProcessor, build_processor
+from voicetextblender.model.build import Composite, build_composite, build_processor
+from voicetextblender.model.processing import VoiceTextBlenderProcessor
 from voicetextblender.model.weights import load_composite, save_composite
 
 LENGTHS = [160, 9_001, 23_456]

@@ -2,17 +2,21 @@ from __future__ import annotations
 
 import json
 import re
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from voicetextblender.audio.waveform import count_clip_samples, write_waveform
 from voicetextblender.chat.conversation import AudioPart, Conversation, TextPart, parse_conversation
 from voicetextblender.chat.slots import fill_slots
 from voicetextblender.errors import DataError
-from voicetextblender.prepare.corpora import TRANSCRIPTION_PROMPTS, prepare_corpus, read_recordings
+from voicetextblender.prepare.corpora import prepare_corpus, read_recordings
+
+LIBRARY = yaml.safe_load(files("voicetextblender.data.readers").joinpath("wordings.yaml").read_text("utf-8"))
 
 
 def make_corpus(folder: Path, num_rows: int = 6, **changes: Any) -> Path:
@@ -56,7 +60,7 @@ def test_every_row_becomes_a_conversation(tmp_path: Path) -> None:
         assert clip == AudioPart(str(corpus / f"audio/{number}.flac"), 0.0, (8_000 + number) / 16_000, f"text {number}")
         assert count_clip_samples(corpus / f"audio/{number}.flac") == 8_000 + number
         prompt = "".join(part.text if isinstance(part, TextPart) else "{clip}" for part in user.parts)
-        assert prompt in TRANSCRIPTION_PROMPTS["en"]
+        assert prompt in LIBRARY["transcription"]["en"]
 
 
 def test_prompts_vary_and_do_not_depend_on_other_rows(tmp_path: Path) -> None:
@@ -83,7 +87,6 @@ def test_nothing_is_lost_silently(tmp_path: Path) -> None:
     folders = [
         make_corpus(tmp_path / "missing", audio="audio/none.flac"),
         make_corpus(tmp_path / "wordless", text=" "),
-        make_corpus(tmp_path / "foreign", lang="xx"),
         make_corpus(tmp_path / "broken", audio="manifest.jsonl"),
         make_corpus(tmp_path / "short"),
         make_corpus(tmp_path / "long"),
@@ -91,14 +94,14 @@ def test_nothing_is_lost_silently(tmp_path: Path) -> None:
     write_waveform(tmp_path / "short/audio/0.flac", np.zeros(100))
     write_waveform(tmp_path / "long/audio/0.flac", np.zeros(16_001))
     summary = prepare_corpus(folders, tmp_path / "out", max_clip_s=1.0)
-    assert sum(summary.rows.values()) + len(summary.drops) == 6 * 6
-    reasons = ["audio missing", "no text", "language without prompts"]
+    assert sum(summary.rows.values()) + len(summary.drops) == 5 * 6
+    reasons = ["audio missing", "no text"]
     reasons += ["audio unreadable", "audio too short", "audio too long"]
     assert summary.drops_by_reason == dict.fromkeys(reasons, 1)
     (missing,) = [drop for drop in summary.drops if drop.reason == "audio missing"]
     assert missing.where == f"{tmp_path}/missing/manifest.jsonl:1"
     stored = json.loads((tmp_path / "out/summary.json").read_text(encoding="utf-8"))
-    assert stored["drops_by_reason"] == summary.drops_by_reason and len(stored["drops"]) == 6
+    assert stored["drops_by_reason"] == summary.drops_by_reason and len(stored["drops"]) == 5
 
 
 def test_a_split_that_has_no_rows_any_more_leaves_no_file(tmp_path: Path) -> None:
@@ -138,9 +141,16 @@ def test_unknown_split_and_repeated_id(tmp_path: Path) -> None:
 def test_no_manifest_and_no_rows(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"manifest.jsonl: the file does not exist; a corpus has a manifest.jsonl."):
         read_recordings(tmp_path)
-    text = "no usable recording is left; at least one is needed. Left out:\n.*prompts exist for en, de, fr, es, not for"
+    text = "no usable recording is left; at least one is needed. Left out:\n.*the text is empty"
     with pytest.raises(DataError, match=text):
-        prepare_corpus(make_corpus(tmp_path / "corpus", 1, lang="xx"), tmp_path / "out")
+        prepare_corpus(make_corpus(tmp_path / "corpus", 1, text=""), tmp_path / "out")
+
+
+def test_a_language_without_wordings_of_its_own_is_asked_in_english(tmp_path: Path) -> None:
+    prepare_corpus(make_corpus(tmp_path / "corpus", 1, lang="xx"), tmp_path / "out")
+    (conversation,) = read_manifest(tmp_path / "out/train.jsonl")
+    prompt = "".join(part.text if isinstance(part, TextPart) else "{clip}" for part in conversation.turns[0].parts)
+    assert prompt in LIBRARY["transcription"]["en"] and conversation.language == "xx"
 
 
 def test_recordings_of_people(shared_data: Path, tmp_path: Path) -> None:

@@ -8,12 +8,18 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import GemmaConfig, LlamaConfig, PreTrainedConfig
+from transformers import GemmaConfig, LlamaConfig, PreTrainedConfig, WhisperConfig
 
 from voicetextblender.model.adapters.conformer import ConformerAdapter
 from voicetextblender.model.build import ModelConfig
+from voicetextblender.model.encoders.families import build_tower
 from voicetextblender.model.skeleton import build_skeleton
-from voicetextblender.train.memory import conformer_bytes_per_frame, estimate_memory, llm_bytes_per_token
+from voicetextblender.train.memory import (
+    conformer_bytes_per_frame,
+    estimate_memory,
+    llm_bytes_per_token,
+    transformer_bytes_per_frame,
+)
 from voicetextblender.train.recipe import load_recipe
 
 SIZES: dict[str, Any] = {
@@ -85,6 +91,19 @@ def test_a_conformer_layer_keeps_what_the_formula_says() -> None:
     per_clip = [measure(layers, 3) - measure(layers, 2) for layers in (2, 3)]
     per_frame = (per_clip[1] - per_clip[0]) / frames
     assert per_frame == pytest.approx(conformer_bytes_per_frame(size, 4 * size, heads, frames), rel=0.15)
+
+
+def test_a_layer_of_whisper_keeps_what_the_formula_says() -> None:
+    size, frames = 128, 100
+
+    def measure(num_layers: int, clips: int) -> int:
+        values = {"encoder_layers": num_layers, "d_model": size, "encoder_ffn_dim": 4 * size, "num_mel_bins": 8}
+        tower = build_tower(WhisperConfig(encoder_attention_heads=4, **values)).train()
+        features, mask = torch.randn(clips, 2 * frames, 8), torch.ones(clips, 2 * frames, dtype=torch.bool)
+        return kept_bytes(lambda: tower(input_features=features, attention_mask=mask).last_hidden_state, tower)
+
+    per_clip = [measure(layers, 3) - measure(layers, 2) for layers in (2, 3)]
+    assert (per_clip[1] - per_clip[0]) / frames == pytest.approx(transformer_bytes_per_frame(size, 4 * size), rel=0.05)
 
 
 def test_what_is_shared_falls_with_the_number_of_gpus() -> None:

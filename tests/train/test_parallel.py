@@ -14,8 +14,8 @@ from torch import Tensor
 from tests.ranks import run_on_ranks
 from tests.tiny import make_recipe
 from voicetextblender.batch import empty_batch
-from voicetextblender.data.index import Geometry
 from voicetextblender.data.loader import Loader, build_loader
+from voicetextblender.data.measure import Geometry
 from voicetextblender.errors import RunError
 from voicetextblender.model.blocks import blocks_of, recompute
 from voicetextblender.model.build import Composite, build_composite

@@ -6,22 +6,20 @@ codec). Only speed changes the length of a clip; as lengths are planned, `data/s
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 import numpy as np
-import soundfile
 import soxr
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from voicetextblender.audio.codecs import COMPRESSED, Codec, Waveform, check_codecs, encode_and_decode
 from voicetextblender.audio.lengths import HOP_LENGTH, resampled_num_samples
 from voicetextblender.audio.sounds import Sound, open_sounds
 from voicetextblender.audio.waveform import fit_length
 from voicetextblender.config import StrictConfig
-from voicetextblender.errors import DataError, describe
 from voicetextblender.files import derive_seed
 from voicetextblender.units import SAMPLING_RATE
 
@@ -30,21 +28,7 @@ TELEPHONE_HZ = (300.0, 3400.0)
 EDGE_HZ = 100.0
 """From full to nothing at the edge of a band."""
 
-Codec = Literal["mulaw", "alaw", "gsm", "opus", "vorbis", "mp3"]
-CODECS: dict[Codec, tuple[str, str, int]] = {
-    "mulaw": ("WAV", "ULAW", 8_000),
-    "alaw": ("WAV", "ALAW", 8_000),
-    "gsm": ("WAV", "GSM610", 8_000),
-    "opus": ("OGG", "OPUS", SAMPLING_RATE),
-    "vorbis": ("OGG", "VORBIS", SAMPLING_RATE),
-    "mp3": ("MP3", "MPEG_LAYER_III", SAMPLING_RATE),
-}
-"""What libsndfile calls container and encoding, and the sampling rate in Hz."""
-COMPRESSED = ("opus", "vorbis", "mp3")
-"""Codecs that can be asked to compress more."""
-
 Probability = Annotated[float, Field(ge=0, le=1)]
-Waveform = NDArray[np.float32]
 
 
 class _Distortion(StrictConfig):
@@ -186,7 +170,7 @@ class Distorter:
         if config.band:
             self._add("band", config.band.probability, _Band(config.band))
         if config.codec:
-            _check_codecs(config.codec, f"{where}.codec.codecs")
+            check_codecs(config.codec.codecs, f"{where}.codec.codecs")
             self._add("codec", config.codec.probability, _Codec(config.codec))
 
     def _add(self, name: str, probability: float, distortion: Distortion) -> None:
@@ -281,32 +265,6 @@ class _Codec:
         codec = self.config.codecs[random.integers(len(self.config.codecs))]
         level = random.uniform(*self.config.compression) if codec in COMPRESSED else None
         return encode_and_decode(waveform, codec, level)
-
-
-def encode_and_decode(waveform: Waveform, codec: Codec, compression: float | None = None) -> Waveform:
-    """What is left of a waveform, as long as before and not shifted; samples beyond -1 and 1 are clipped.
-
-    Args:
-        compression: 0 to 0.9; libsndfile's own choice when None.
-    """
-    container, encoding, rate = CODECS[codec]
-    file = io.BytesIO()
-    samples = np.clip(_resample(waveform, SAMPLING_RATE, rate), -1.0, 1.0)
-    soundfile.write(file, samples, rate, format=container, subtype=encoding, compression_level=compression)
-    file.seek(0)
-    decoded, decoded_rate = soundfile.read(file, dtype="float32")
-    return fit_length(_resample(decoded, decoded_rate, SAMPLING_RATE), len(waveform))
-
-
-def _check_codecs(config: CodecConfig, where: str) -> None:
-    missing = [codec for codec in config.codecs if not soundfile.check_format(*CODECS[codec][:2])]
-    if missing:
-        found = f"{', '.join(missing)} cannot be written by libsndfile {soundfile.__libsndfile_version__}"
-        raise DataError(describe(where, found, "codecs that it writes", "Leave them out, or install a newer soundfile"))
-
-
-def _resample(waveform: Waveform, rate: int, new_rate: int) -> Waveform:
-    return waveform if rate == new_rate else np.asarray(soxr.resample(waveform, rate, new_rate), np.float32)
 
 
 def _power(waveform: NDArray[np.floating]) -> float:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Protocol, runtime_checkable
 
-from jaxtyping import Float, Int
+import torch
+from jaxtyping import Bool, Float, Int
 from pydantic import Field, TypeAdapter
 from torch import Tensor
 
@@ -45,3 +46,19 @@ def open_front_end(config: FrontEndConfig | dict[str, Any]) -> FrontEnd:
     if isinstance(config, dict):
         config = TypeAdapter(Annotated[FrontEndConfig, Field(discriminator="kind")]).validate_python(config)
     return FRONT_ENDS[config.kind](config)
+
+
+def pad_waveforms(
+    waveforms: Sequence[Float[Tensor, " _samples"]],
+) -> tuple[Float[Tensor, "clips samples"], Int[Tensor, " clips"]]:
+    """Waveforms as one zero-padded tensor, and their lengths in samples."""
+    lengths = torch.tensor([len(waveform) for waveform in waveforms], device=waveforms[0].device)
+    return torch.nn.utils.rnn.pad_sequence(list(waveforms), batch_first=True), lengths
+
+
+def extract_features(
+    front_end: FrontEnd, waveforms: Sequence[Float[Tensor, " _samples"]]
+) -> tuple[Float[Tensor, "clips frames bins"], Bool[Tensor, "clips frames"]]:
+    """Features of clips and the mask of their valid audio frames."""
+    features, num_frames = front_end(*pad_waveforms(waveforms))
+    return features, torch.arange(features.shape[1], device=features.device) < num_frames[:, None]

@@ -107,6 +107,23 @@ def find_remote(pattern: str) -> list[str]:
     return sorted(fs.unstrip_protocol(path) for path in fs.glob(inside))
 
 
+def list_remote(folder: str) -> list[str]:
+    """The URLs of all files below a folder, each beginning as the folder does, sorted; none if there is no such folder.
+
+    Raises:
+        OSError: it cannot be listed.
+        DataError: nothing installed opens this kind of URL.
+    """
+    with _explain_missing(folder):
+        fs, inside = importlib.import_module("fsspec.core").url_to_fs(folder)
+    try:
+        return sorted(folder + path.removeprefix(inside) for path in fs.find(inside))
+    except FileNotFoundError:
+        return []
+    except Exception as error:  # each file system has errors of its own
+        raise OSError(str(error) or type(error).__name__) from error
+
+
 @contextmanager
 def _explain_missing(url: str) -> Iterator[None]:
     """Turn what fsspec says of an unknown or uninstalled protocol into an error that says what to install."""

@@ -174,8 +174,9 @@ def chat_template_for_parts(template: str, audio_token: str) -> str:
     """`template`, made to take contents that are lists of parts too, as chat servers send them.
 
     Texts are joined as they stand and each part of a type `audio`, `input_audio` or `audio_url` becomes `audio_token`;
-    a content that is a string, or none, is left alone. A part of another type raises the template's own error. A
-    template that was made so already is returned as it is.
+    a content that is a string, or none, is left alone. A part of another type raises the template's own error, and so
+    does a text part that spells `audio_token`: it would take the place of a clip. A template that was made so already
+    is returned as it is.
     """
     flatten = _FLATTEN.replace("AUDIO_TOKEN", json.dumps(audio_token, ensure_ascii=False))
     return template if template.startswith(flatten) else flatten + template
@@ -190,10 +191,12 @@ _FLATTEN = """\
     {%- else -%}
         {%- set flat.text = '' -%}
         {%- for part in message['content'] -%}
-            {%- if part is string -%}
-                {%- set flat.text = flat.text + part -%}
-            {%- elif part['type'] == 'text' -%}
-                {%- set flat.text = flat.text + part['text'] -%}
+            {%- if part is string or part['type'] == 'text' -%}
+                {%- set text = part if part is string else part['text'] -%}
+                {%- if AUDIO_TOKEN in text -%}
+                    {{- raise_exception('A text part spells ' + AUDIO_TOKEN + ', which stands for a clip.') -}}
+                {%- endif -%}
+                {%- set flat.text = flat.text + text -%}
             {%- elif part['type'] in ['audio', 'input_audio', 'audio_url'] -%}
                 {%- set flat.text = flat.text + AUDIO_TOKEN -%}
             {%- else -%}

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from voicetextblender.chat.conversation import AudioPart, TextPart
+from voicetextblender.data.held_out import HELD_OUT
 
 if TYPE_CHECKING:
     from voicetextblender.data.preview import Simulation
@@ -26,13 +27,26 @@ def print_stats(stats: Stats, console: Console) -> None:
         console.print(table)
         console.print()
     blend = Table("blend", box=None, pad_edge=False, header_style="bold")
-    for title in ("weight", "share", f"epochs by step {stats.num_steps}", "dropped"):
+    for title in ("weight", "at first", "share", f"epochs by step {stats.num_steps}", "used up", "held out", "dropped"):
         blend.add_column(title, justify="right")
     for one in stats.sources:
-        dropped = sum(one.drops.values())
-        left_out = Text(f"{dropped:,}", "yellow" if dropped else "")
-        blend.add_row(Text(one.name), f"{one.weight:g}", f"{100 * one.share:.1f} %", f"{one.epochs:.2f}", left_out)
+        held_out = one.drops.get(HELD_OUT, 0)
+        dropped = sum(one.drops.values()) - held_out
+        blend.add_row(
+            Text(" / ".join((*one.groups, one.name))),
+            f"{one.weight:g}",
+            f"{100 * one.first_share:.1f} %",
+            f"{100 * one.share:.1f} %",
+            f"{one.epochs:.2f}",
+            "" if one.last_step is None else Text(f"step {one.last_step:,}", "yellow"),
+            f"{held_out:,}" if held_out else "",
+            _warn(dropped),
+        )
     console.print(blend)
+    if stats.num_steps_of_data is not None:
+        is_short = stats.num_steps_of_data < stats.num_steps
+        found = f"max_epochs ends every source: the data lasts {stats.num_steps_of_data:,} steps"
+        console.print(Text(found, "red" if is_short else ""), soft_wrap=True)
     print_drops(stats.sources, console)
 
 

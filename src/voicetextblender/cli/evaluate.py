@@ -48,8 +48,8 @@ def evaluate(
     assert config is not None
     out = out or run / "report"
     results = [
-        *(evaluate_bases(recipe.model, config, out, row) if bases else ()),
-        evaluate_run(folder, config, out, row),
+        *(evaluate_bases(recipe.model, config, out, row, recipe.data) if bases else ()),
+        evaluate_run(folder, config, out, row, recipe.data),
     ]
     log = RunLog(config.column, recipe.name, run)
     written = write_report(results, [log], out, bootstrap_samples=config.bootstrap_samples, seed=config.seed)

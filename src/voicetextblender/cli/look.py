@@ -41,7 +41,7 @@ def look(
     from voicetextblender.train.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides or [])
-    chosen = choose_sources(loaded.data.sources, source)
+    chosen = choose_sources(list(loaded.data.all_sources.values()), source)
     tokenizer, renderer, num_audio_tokens = open_renderer(loaded.model)
     for config in chosen:
         console.rule(f"[bold]{config.name}[/bold] · weight {config.weight:g} · {config.path}", align="left")

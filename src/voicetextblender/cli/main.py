@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 import voicetextblender
-from voicetextblender.cli import chat, data, demo, evaluate, generate, look, prepare, recipe, train
+from voicetextblender.cli import chat, data, demo, evaluate, export, generate, look, prepare, recipe, train
 from voicetextblender.cli.console import examples, print_error
 from voicetextblender.errors import VoiceTextBlenderError
 
@@ -63,6 +63,7 @@ app.command(epilog=train.EXAMPLES)(train.train)
 app.command(epilog=evaluate.EXAMPLES)(evaluate.evaluate)
 app.command(epilog=generate.EXAMPLES)(generate.generate)
 app.command(epilog=chat.EXAMPLES)(chat.chat)
+app.command(epilog=export.EXAMPLES)(export.export)
 app.command(epilog=look.EXAMPLES)(look.look)
 app.add_typer(data.app)
 app.add_typer(recipe.app)

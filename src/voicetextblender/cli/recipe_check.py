@@ -25,7 +25,7 @@ NAMES = {
 
 def print_parts(check: RecipeCheck) -> None:
     """Parameters of every part, frozen and trained, and what was published where the recipe says so."""
-    published = dict(check.recipe.published)
+    published = {name: text for name, text in check.recipe.published.items() if text is not None}
     columns = ["part", "shape", "parameters", "trained", *(["published"] if published else [])]
     table = Table(*columns, box=None, pad_edge=False, title="Parts", title_justify="left")
     for column in (2, 3):
@@ -34,7 +34,7 @@ def print_parts(check: RecipeCheck) -> None:
         trained = f"{part.num_trained:,}" if part.num_trained else "frozen"
         note = published.get(part.name, "")
         if part.name == "whole" and "trained" in published:
-            note = f"{note}, trained {published['trained']}" if note else f"trained {published['trained']}"
+            note = ", ".join(filter(None, (note, f"trained {published['trained']}")))
         row = [NAMES[part.name], part.what, f"{part.num_parameters:,}", trained, *([note] if published else [])]
         table.add_row(*map(Text, row), style="bold" if part.name == "whole" else "")
     console.print(table)

@@ -9,6 +9,7 @@ from voicetextblender.cli.console import error_console
 from voicetextblender.errors import RunError, describe
 
 if TYPE_CHECKING:
+    from voicetextblender.model.build import Composite
     from voicetextblender.model.reply import SpeechReplier
 
 
@@ -32,12 +33,19 @@ def find_model(run: Path) -> Path:
 
 
 def load_replier(folder: Path) -> SpeechReplier:
-    """The trained model of `folder`, ready to answer; a spinner stands in for the libraries' own progress bars."""
+    """The trained model of `folder`, ready to answer."""
+    model = load_model(folder)
+    from voicetextblender.model.reply import SpeechReplier
+
+    return SpeechReplier(model)
+
+
+def load_model(folder: Path) -> Composite:
+    """The trained model of `folder`; a spinner stands in for the libraries' own progress bars."""
     with error_console.status("loading the model"):
         from transformers.utils import logging
 
-        from voicetextblender.model.reply import SpeechReplier
         from voicetextblender.model.weights import load_composite
 
         logging.disable_progress_bar()
-        return SpeechReplier(load_composite(folder))
+        return load_composite(folder)

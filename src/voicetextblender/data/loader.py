@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import fields
 from functools import partial
 from itertools import chain
@@ -19,13 +18,22 @@ from voicetextblender.batch import Batch, collate
 from voicetextblender.chat.render import Renderer
 from voicetextblender.data.augment import Augmenter
 from voicetextblender.data.blend import Blend
-from voicetextblender.data.index import Geometry, Limits, SourceIndex, open_index
+from voicetextblender.data.blend_config import (
+    SourceOrGroup,
+    Temperature,
+    find_repeated_names,
+    make_group,
+    walk_sources,
+)
+from voicetextblender.data.index import SourceIndex, open_index
+from voicetextblender.data.measure import Geometry, Limits
 from voicetextblender.data.plan import Plan, PlanConfig
 from voicetextblender.data.readers.config import SourceConfig
 from voicetextblender.data.reading import Example, Failure, Known, RowReader, Tell
 from voicetextblender.data.sources import open_source
+from voicetextblender.data.splits import find_left_out
 from voicetextblender.data.workers import make_steps
-from voicetextblender.progress import Report
+from voicetextblender.progress import ShowProgress, show_nothing
 
 CLIP_TIMEOUT_S = 30.0
 """Thousands of times what a clip takes from a local disk; a store behind a network may pause."""
@@ -35,8 +43,12 @@ class DataConfig(PlanConfig):
     """What a training reads, and how it is cut into steps.
 
     Args:
-        sources: what is blended.
+        sources: what is blended: sources, or groups of them.
+        temperature: multiplies the weight of each entry of `sources` by its number of usable rows to this power: 1
+            shares in proportion to the rows, 0 and null by the weights alone.
         num_workers: processes that read and decode; 0 does it in the training process.
+        index_workers: processes that build an index, each row within a time limit; 0 does it in the training process,
+            without one.
         augment: how the waveforms of clips are changed; null for not at all.
         on_bad_row: "stop" refuses a manifest with rows that cannot be used; "skip" drops and counts them.
         clip_timeout_s: seconds for a row or a clip in training; one that takes longer is replaced and counted.
@@ -44,8 +56,10 @@ class DataConfig(PlanConfig):
         cache_dir: folder of the stored indexes and of what readers keep, relative to the working directory.
     """
 
-    sources: tuple[SourceConfig, ...] = Field(min_length=1)
+    sources: tuple[SourceOrGroup, ...] = Field(min_length=1)
+    temperature: Temperature = None
     num_workers: int = Field(2, ge=0)
+    index_workers: int = Field(2, ge=0)
     augment: AugmentConfig | None = None
     on_bad_row: Literal["stop", "skip"] = "stop"
     clip_timeout_s: float = Field(CLIP_TIMEOUT_S, gt=0)
@@ -54,11 +68,14 @@ class DataConfig(PlanConfig):
 
     @model_validator(mode="after")
     def _check_names(self) -> Self:
-        names = [source.name for source in self.sources]
-        repeated = sorted({name for name in names if names.count(name) > 1})
-        if repeated:
+        if repeated := find_repeated_names(self.sources):
             raise ValueError(f"it should have sources with different names, not {', '.join(repeated)} twice")
         return self
+
+    @property
+    def all_sources(self) -> dict[str, SourceConfig]:
+        """The sources of all groups by name, in order, those of weight 0 too."""
+        return {source.name: source for _, source in walk_sources(self.sources)}
 
 
 class LoadedStep(NamedTuple):
@@ -156,42 +173,55 @@ def build_loader(
     renderer: Renderer,
     geometry: Geometry,
     seed: int,
-    show_progress: Callable[[str], AbstractContextManager[Report]] | None = None,
+    show_progress: ShowProgress = show_nothing,
 ) -> Loader:
     """Open (or build) the index of every source with a weight, and put blend, plan and loader on top.
 
     Args:
-        show_progress: opens a display of progress for each source that is indexed (`voicetextblender.progress`).
+        show_progress: opens a display of progress for each source that is indexed or split.
 
     Raises:
         DataError: a source, or a folder of noise or rooms, that cannot be used.
     """
-    indexes = open_indexes(config, renderer, geometry, show_progress)
-    weights = {source.name: source.weight for source in config.sources if source.weight > 0}
-    blend = Blend(weights, {index.name: len(index) for index in indexes}, seed)
+    mix = make_group(config.sources, config.temperature)
+    indexes = open_indexes(config, [source.name for source in mix.sources], renderer, geometry, show_progress)
+    indexes = leave_out_held_out(config, indexes, show_progress)
+    blend = Blend(mix, {index.name: len(index) for index in indexes}, seed)
     augment = Augmenter(indexes, config.augment, geometry, seed, Path(config.cache_dir))
     plan = Plan(indexes, blend, config, augment.speeds)
     reader = RowReader(plan, indexes, renderer, geometry, seed, augment)
     return Loader(reader, config.num_workers, config.clip_timeout_s)
 
 
+def leave_out_held_out(
+    config: DataConfig, indexes: Sequence[SourceIndex], show_progress: ShowProgress = show_nothing
+) -> list[SourceIndex]:
+    """The indexes without the rows that any source of the recipe holds out, those of weight 0 too."""
+    opened = {index.name: index.source for index in indexes}
+    if not any(source.held_out for source in config.all_sources.values()):
+        return list(indexes)
+    cache_dir = Path(config.cache_dir)
+    others = (one for one in config.all_sources.values() if one.held_out and one.name not in opened)
+    sources = [*opened.values(), *(open_source(one, cache_dir) for one in others)]
+    left_out = find_left_out(sources, cache_dir, max(1, config.num_workers), show_progress)
+    return [index.leave_out(left_out.get(index.name, {})) for index in indexes]
+
+
 def open_indexes(
     config: DataConfig,
+    names: Sequence[str],
     renderer: Renderer,
     geometry: Geometry,
-    show_progress: Callable[[str], AbstractContextManager[Report]] | None = None,
+    show_progress: ShowProgress = show_nothing,
 ) -> list[SourceIndex]:
-    """The index of every source that has a weight, in the order of the recipe."""
+    """The index of each of these sources."""
     limits = Limits(config.max_conversation_tokens, config.max_clip_s)
     indexes = []
     cache_dir = Path(config.cache_dir)
-    for source in (open_source(source, cache_dir) for source in config.sources if source.weight > 0):
-        arguments = (source, renderer, geometry, limits, cache_dir)
-        if show_progress is None:
-            indexes.append(open_index(*arguments, on_bad_row=config.on_bad_row))
-            continue
+    open_one = partial(open_index, on_bad_row=config.on_bad_row, num_workers=config.index_workers)
+    for source in (open_source(config.all_sources[name], cache_dir) for name in names):
         with show_progress(f"Indexing {source.name}") as report:
-            indexes.append(open_index(*arguments, on_bad_row=config.on_bad_row, report=report))
+            indexes.append(open_one(source, renderer, geometry, limits, cache_dir, report=report))
     return indexes
 
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import NamedTuple
 
 import numpy as np
 
 from voicetextblender.chat.clips import read_clip
-from voicetextblender.chat.conversation import Conversation
+from voicetextblender.chat.conversation import AudioPart, Conversation, Part
 from voicetextblender.chat.render import Rendered, Renderer
 from voicetextblender.data.augment import Augmenter
-from voicetextblender.data.index import Geometry, SourceIndex, reason_of
+from voicetextblender.data.index import SourceIndex
+from voicetextblender.data.measure import Geometry, reason_of
 from voicetextblender.data.plan import Draw, Plan
 from voicetextblender.errors import AudioError, DataError, describe
 from voicetextblender.files import derive_seed
@@ -126,14 +127,18 @@ class RowReader:
         named = repr((self.indexes[draw.source].name, draw.epoch, draw.row)).encode()
         return int.from_bytes(blake2b(named, digest_size=HASH_BYTES).digest(), "big")
 
-    def listen(self, draw: Draw) -> tuple[Conversation, list[np.ndarray]]:
-        """The conversation of a draw in its wording, and its clips as they are heard in training.
-
-        Raises:
-            DataError: the row or a clip cannot be read.
-        """
+    def show(self, draw: Draw) -> Conversation:
+        """The conversation of a draw with its clips as training hears them; as it is where one cannot be read."""
         conversation = self._read_row(draw)
-        return conversation, self._change(draw, [read_clip(clip, self._where(draw)) for clip in conversation.clips])
+        try:
+            clips = [read_clip(clip, self._where(draw)) for clip in conversation.clips]
+        except AudioError:
+            return conversation
+        heard = iter(self._change(draw, clips))
+        turns = tuple(
+            replace(turn, parts=tuple(_put(heard, part) for part in turn.parts)) for turn in conversation.turns
+        )
+        return replace(conversation, turns=turns)
 
     def _candidates(self, draw: Draw) -> Iterator[Draw]:
         """The draw itself, then rows of its source that take no more room, the longest first."""
@@ -207,3 +212,8 @@ class RowReader:
     def _describe_unexpected(self, draw: Draw, error: Exception) -> str:
         found = f"{type(error).__name__}: {error}".rstrip(".")
         return describe(self._where(draw), found, "a clip is read or refused with a reason", "Look at its file")
+
+
+def _put(waveforms: Iterator[np.ndarray], part: Part) -> Part:
+    """The part with the next waveform, if it is a clip."""
+    return replace(part, waveform=next(waveforms)) if isinstance(part, AudioPart) else part

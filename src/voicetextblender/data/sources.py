@@ -18,6 +18,7 @@ from voicetextblender.data.readers.source import Item, Source
 from voicetextblender.data.readers.spoken import Wordings
 from voicetextblender.data.readers.table import open_table
 from voicetextblender.data.readers.talk import TalkParser
+from voicetextblender.data.readers.webdataset import open_webdataset
 
 CACHE_DIR = Path("runs/cache")
 """Where copies of files are kept that cannot be read by offset, unless it is told otherwise."""
@@ -72,4 +73,5 @@ _OPEN: dict[Kind, Callable[[SourceConfig, Path], Source]] = {
     "table": open_table,
     "folder": open_folder,
     "huggingface": open_huggingface,
+    "webdataset": open_webdataset,
 }

@@ -20,7 +20,7 @@ class Group:
 
     Args:
         share: of the conversations that training draws, between 0 and 1.
-        supervised_share: of their supervised tokens, as expected over many steps.
+        supervised_share: of their supervised tokens.
         longest_clip_s: 0 where there is no clip.
     """
 
@@ -40,21 +40,33 @@ class SourceGroup(Group):
     """All usable rows of one source.
 
     Args:
-        weight: as the recipe has it.
+        groups: names of the groups around it, from the outermost.
+        weight: as the recipe has it, beside its siblings.
+        first_share: of the conversations drawn before any source is used up, between 0 and 1.
         epochs: how often each row was drawn by the last step.
+        last_step: the one, from 0, after which none of its rows comes; None if the run does not get there.
         drops: rows that training leaves out, by reason.
     """
 
+    groups: tuple[str, ...]
     weight: float
+    first_share: float
     epochs: float
+    last_step: int | None
     drops: dict[str, int]
 
 
 @dataclass(frozen=True)
 class Stats:
-    """The same rows grouped in three ways; each group in the order in which it first comes."""
+    """The same rows grouped in three ways; each group in the order in which it first comes.
+
+    Args:
+        num_steps: that are looked at.
+        num_steps_of_data: until every source is used up; None for no end.
+    """
 
     num_steps: int
+    num_steps_of_data: int | None
     sources: tuple[SourceGroup, ...]
     kinds: tuple[Group, ...]
     languages: tuple[Group, ...]
@@ -64,13 +76,19 @@ def measure_stats(
     indexes: Sequence[SourceIndex], surveys: Sequence[Survey], blend: Blend, conversations_per_step: int, num_steps: int
 ) -> Stats:
     """Figures of all sources of a blend, in its order."""
-    rows = _Rows(indexes, surveys, blend)
-    drawn = count_draws(blend, conversations_per_step * num_steps)
+    num_steps_of_data = None if blend.num_draws is None else blend.num_draws // conversations_per_step
+    num_draws = conversations_per_step * (num_steps if num_steps_of_data is None else min(num_steps, num_steps_of_data))
+    drawn = count_draws(blend, num_draws)
+    rows = _Rows(indexes, surveys, blend, drawn)
+    last_draws = {name: draws for name, draws in blend.used_up.items() if draws <= num_draws}
     number = np.repeat(np.arange(len(indexes)), [len(index) for index in indexes])
     sources = tuple(
         SourceGroup(
             **vars(rows.group(index.name, number == i)),
+            groups=blend.groups[i],
             weight=blend.weights[i],
+            first_share=blend.shares[i],
+            last_step=(last_draws[index.name] - 1) // conversations_per_step if index.name in last_draws else None,
             epochs=float(drawn[i] / len(index)),
             drops=index.drops,
         )
@@ -80,7 +98,7 @@ def measure_stats(
         tuple(rows.group(name, column == name) for name in dict.fromkeys(column.tolist()))
         for column in (rows.task, rows.language)
     )
-    return Stats(num_steps, sources, kinds, languages)
+    return Stats(num_steps, num_steps_of_data, sources, kinds, languages)
 
 
 def count_draws(blend: Blend, num_draws: int) -> NDArray[np.int64]:
@@ -93,7 +111,9 @@ def count_draws(blend: Blend, num_draws: int) -> NDArray[np.int64]:
 class _Rows:
     """The usable rows of all sources, one after the other, as columns."""
 
-    def __init__(self, indexes: Sequence[SourceIndex], surveys: Sequence[Survey], blend: Blend) -> None:
+    def __init__(
+        self, indexes: Sequence[SourceIndex], surveys: Sequence[Survey], blend: Blend, drawn: NDArray[np.int64]
+    ) -> None:
         assert [len(index) for index in indexes] == [len(survey) for survey in surveys]
         self.task = np.concatenate([survey.task for survey in surveys])
         self.language = np.concatenate([survey.language for survey in surveys])
@@ -103,10 +123,8 @@ class _Rows:
         self.longest_clip = np.concatenate(
             [longest_clips(index, survey) for index, survey in zip(indexes, surveys, strict=True)]
         )
-        whole = sum(blend.weights)
-        chances = [weight / whole / size for weight, size in zip(blend.weights, blend.sizes, strict=True)]
-        self.chance = np.repeat(chances, blend.sizes)
-        """Of one draw to be this row."""
+        self.chance = np.repeat(drawn / max(1, drawn.sum()) / np.asarray(blend.sizes), blend.sizes)
+        """Of one draw of the run to be this row."""
         self.supervised_per_draw = float((self.chance * self.num_supervised).sum())
 
     def group(self, name: str, chosen: NDArray[np.bool_]) -> Group:
@@ -120,7 +138,7 @@ class _Rows:
             longest_num_tokens=int(self.num_tokens[chosen].max(initial=0)),
             longest_clip_s=float(self.longest_clip[chosen].max(initial=0) / SAMPLING_RATE),
             share=float(self.chance[chosen].sum()),
-            supervised_share=supervised / self.supervised_per_draw,
+            supervised_share=supervised / self.supervised_per_draw if self.supervised_per_draw else 0.0,
         )
 
 

@@ -11,7 +11,6 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,8 +19,7 @@ from numpy.typing import NDArray
 from voicetextblender.chat.clips import count_samples
 from voicetextblender.chat.conversation import AudioPart, Conversation, Turn
 from voicetextblender.data.index import SourceIndex
-from voicetextblender.data.readers.config import SourceConfig
-from voicetextblender.data.sources import CACHE_DIR, open_source
+from voicetextblender.data.readers.source import Source
 from voicetextblender.errors import VoiceTextBlenderError
 from voicetextblender.progress import Report
 
@@ -83,7 +81,7 @@ def survey_indexes(
     work = partial(_survey_range, tuple(indexes))
     parts: list[list[Survey]] = [[] for _ in indexes]
     done, total = 0, sum(map(len, indexes))
-    with _mapper(num_workers) as mapped:
+    with open_mapper(num_workers) as mapped:
         for (number, rows), part in zip(ranges, mapped(work, ranges), strict=True):
             parts[number].append(part)
             done += len(rows)
@@ -92,13 +90,8 @@ def survey_indexes(
     return tuple(map(_join, parts))
 
 
-def survey_source(config: SourceConfig, max_rows: int | None = None, cache_dir: Path = CACHE_DIR) -> Survey:
-    """The rows of a source without an index, from the first on; those that cannot be read are counted.
-
-    Raises:
-        DataError: no such source.
-    """
-    source = open_source(config, cache_dir)
+def survey_source(source: Source, max_rows: int | None = None) -> Survey:
+    """The rows of a source without an index, from the first on; those that cannot be read are counted."""
     num_unread = 0
 
     def conversations() -> Iterator[tuple[str, Conversation]]:
@@ -118,13 +111,13 @@ def normalise(text: str) -> str:
     return " ".join(re.findall(r"\w+", unicodedata.normalize("NFKC", text).casefold()))
 
 
-class _mapper:
+class open_mapper:
     """`map` over processes, in order, or in this process."""
 
     def __init__(self, num_workers: int) -> None:
         self._pool = ProcessPoolExecutor(num_workers) if num_workers > 1 else None
 
-    def __enter__(self) -> Callable[..., Iterable[Survey]]:
+    def __enter__(self) -> Callable[..., Iterable[Any]]:
         return self._pool.map if self._pool else map
 
     def __exit__(self, *error: object) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from transformers import AutoConfig
 
+from voicetextblender.data.loader import DataConfig
 from voicetextblender.evaluate.config import EvaluateConfig
 from voicetextblender.evaluate.predictions import ColumnResult
 from voicetextblender.evaluate.suite import evaluate_column
@@ -19,33 +20,51 @@ from voicetextblender.progress import show_progress
 
 
 def evaluate_bases(
-    model: ModelConfig, config: EvaluateConfig, out: Path, rows: Sequence[str] | None = None
+    model: ModelConfig,
+    config: EvaluateConfig,
+    out: Path,
+    rows: Sequence[str] | None = None,
+    data: DataConfig | None = None,
 ) -> list[ColumnResult]:
     """The columns that no training fills: `base`, the LLM on text, and `cascade`, both bases one after the other.
 
-    There is no cascade where the speech encoder comes without a CTC head. `rows` as in `evaluate_run`.
+    There is no cascade where the speech encoder comes without a CTC head. `rows` and `data` as in `evaluate_run`.
     """
     text_replier = TextReplier(model.llm, model.audio_token)
     llm_key = _weights_key(model.llm)
-    results = [_evaluate("base", text_replier, config, out, rows, llm_key)]
+    results = [_evaluate("base", text_replier, config, out, rows, llm_key, data)]
     if AutoConfig.from_pretrained(model.speech_encoder).model_type == "parakeet_ctc":
         cascade = CascadeReplier(CtcTranscriber(model.speech_encoder).transcribe, text_replier)
-        results.append(_evaluate("cascade", cascade, config, out, rows, llm_key + _weights_key(model.speech_encoder)))
+        key = llm_key + _weights_key(model.speech_encoder)
+        results.append(_evaluate("cascade", cascade, config, out, rows, key, data))
     return [result for result in results if result.rows]
 
 
-def evaluate_run(model_dir: Path, config: EvaluateConfig, out: Path, rows: Sequence[str] | None = None) -> ColumnResult:
+def evaluate_run(
+    model_dir: Path,
+    config: EvaluateConfig,
+    out: Path,
+    rows: Sequence[str] | None = None,
+    data: DataConfig | None = None,
+) -> ColumnResult:
     """The column of a trained model. Replies are kept in `out` and used again while model and items are the same.
 
     Args:
         rows: names of `config.rows`; None or none for all.
+        data: the training's, for rows that read what its sources hold out.
     """
     replier = SpeechReplier(load_composite(model_dir))
-    return _evaluate(config.column, replier, config, out, rows, _weights_key(str(model_dir)))
+    return _evaluate(config.column, replier, config, out, rows, _weights_key(str(model_dir)), data)
 
 
 def _evaluate(
-    column: str, replier: Replier, config: EvaluateConfig, out: Path, rows: Sequence[str] | None, key: str
+    column: str,
+    replier: Replier,
+    config: EvaluateConfig,
+    out: Path,
+    rows: Sequence[str] | None,
+    key: str,
+    data: DataConfig | None,
 ) -> ColumnResult:
     num_rows = len(rows or config.rows)
     done: dict[str, float] = {}
@@ -55,7 +74,7 @@ def _evaluate(
             done[row] = replies / total
             report(int(100 * sum(done.values())), 100 * num_rows)
 
-        return evaluate_column(column, replier, config, rows, out, progress, model_fingerprint=key)
+        return evaluate_column(column, replier, config, rows, out, progress, model_fingerprint=key, data=data)
 
 
 def _weights_key(model: str) -> str:

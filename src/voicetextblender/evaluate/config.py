@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, model_validator
 
 from voicetextblender.config import StrictConfig
+from voicetextblender.data.readers.config import ReaderConfig
 
 Metric = Literal["wer", "cer", "bleu", "chrf", "exact_match"]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
@@ -15,19 +16,31 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
 
 
 class RowConfig(StrictConfig):
-    """One row of the report: a manifest of held-out conversations and how the replies to it are scored.
+    """One row of the report: held-out conversations, from one of three places, and how the replies are scored.
+
+    Every assistant turn that answers a user turn is one item.
 
     Args:
-        manifest: JSON Lines of conversations; every assistant turn that answers a user turn is one item.
+        manifest: JSON Lines of conversations.
+        reader: rows of any kind.
+        source: name of a source of `data.sources`: what it holds out.
         metrics: the first one is the row's headline, the others stand beside it.
-        max_items: conversations used, from the top of the manifest; the rest is counted as left out.
+        max_items: conversations used, from the top; the rest is counted as left out.
         max_new_tokens: instead of `EvaluateConfig.max_new_tokens`.
     """
 
-    manifest: Path
+    manifest: Path | None = None
+    reader: ReaderConfig | None = None
+    source: str | None = None
     metrics: tuple[Metric, ...] = Field(min_length=1)
     max_items: int | None = Field(default=None, ge=1)
     max_new_tokens: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _check_place(self) -> Self:
+        if [self.manifest, self.reader, self.source].count(None) != 2:
+            raise ValueError("it should have one of manifest, reader and source")
+        return self
 
 
 class EvaluateConfig(StrictConfig):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +17,13 @@ from voicetextblender.chat.conversation import (
     Turn,
     conversation_to_row,
 )
-from voicetextblender.data.readers.config import SourceConfig
-from voicetextblender.data.sources import open_source
-from voicetextblender.errors import DataError, RecipeError, VoiceTextBlenderError, describe, describe_many
-from voicetextblender.evaluate.config import EvaluateConfig, RowConfig
+from voicetextblender.data.loader import DataConfig
+from voicetextblender.data.readers.source import Source
+from voicetextblender.data.sources import CACHE_DIR
+from voicetextblender.errors import RecipeError, describe
+from voicetextblender.evaluate.config import EvaluateConfig
 from voicetextblender.evaluate.predictions import ColumnResult, Prediction, RowCounts, RowResult, load_row, save_row
-from voicetextblender.files import fingerprint
+from voicetextblender.evaluate.rows import asked_turns, fingerprint_clips, keep_clips, open_row, read_conversations
 
 if TYPE_CHECKING:
     from voicetextblender.model.reply import Replier
@@ -42,6 +43,7 @@ def evaluate_column(
     progress: Progress | None = None,
     *,
     model_fingerprint: str,
+    data: DataConfig | None = None,
 ) -> ColumnResult:
     """The replies of one model to the rows it can do, generated greedily, or read where they were generated before.
 
@@ -51,19 +53,27 @@ def evaluate_column(
     Args:
         rows: names of `config.rows`; none for all. Those that the column cannot do are left out (`select_rows`).
         model_fingerprint: changes whenever the weights, or what stands around them, change.
+        data: the training's, for rows that read what its sources hold out.
 
     Raises:
-        RecipeError: a row that the config does not have.
+        RecipeError: a row that the config does not have, or that reads what no source holds out.
         DataError: a manifest line that cannot be used.
     """
     for row in rows or ():
         if row not in config.rows:
             found, known = f"there is no row '{row}'", ", ".join(config.rows) or "none"
             raise RecipeError(describe("evaluate.rows", found, f"the recipe has {known}", "Add it, or leave it out"))
-    conversations = {name: read_conversations(name, config.rows[name]) for name in rows or config.rows}
+    sources = data.all_sources if data else {}
+    cache_dir = Path(data.cache_dir) if data else CACHE_DIR
+    opened = {name: open_row(name, config.rows[name], sources, cache_dir) for name in rows or config.rows}
+    conversations = {
+        name: read_conversations(name, source, config.rows[name].max_items) for name, source in opened.items()
+    }
     results = []
     for name in select_rows(column, conversations):
-        key = _row_key(config, name, conversations[name][0], model_fingerprint)
+        items, num_left_out = conversations[name]
+        conversations[name] = keep_clips(items, out_dir / "clips"), num_left_out
+        key = _row_key(config, name, opened[name], conversations[name][0], model_fingerprint)
         kept = load_row(column, name, out_dir, key=key, metrics=config.rows[name].metrics)
         results.append(
             kept or _evaluate_row(column, name, replier, config, conversations[name], out_dir, progress, key)
@@ -79,48 +89,6 @@ def select_rows(column: str, conversations: dict[str, tuple[list[Conversation], 
     if column == "cascade":
         return [name for name in conversations if spoken[name]]
     return list(conversations)
-
-
-def read_conversations(row: str, config: RowConfig) -> tuple[list[Conversation], int]:
-    """The conversations of a row's manifest, and how many `max_items` leaves out.
-
-    Raises:
-        DataError: the manifest is missing or empty, a line cannot be parsed or asks for no reply, an id comes twice.
-    """
-    source = open_source(SourceConfig(name=row, path=str(config.manifest)))
-    lines = list(source.scan())
-    used = lines[: config.max_items]
-    found: dict[str, Conversation] = {}
-    problems = []
-    for line in used:
-        try:
-            conversation = source.parse(line)
-            _check(conversation, found, source.where(line.line))
-            found[conversation.id] = conversation
-        except VoiceTextBlenderError as error:
-            problems.append(str(error))
-    if problems:
-        raise DataError(describe_many(problems))
-    if not found:
-        what = f"'{config.manifest}' holds no conversation"
-        raise DataError(describe(f"row '{row}'", what, "at least one is needed", "Fill the manifest"))
-    return list(found.values()), len(lines) - len(used)
-
-
-def _check(conversation: Conversation, earlier: Container[str], where: str) -> None:
-    if conversation.id in earlier:
-        what = f"the id '{conversation.id}' was used before"
-        raise DataError(describe(where, what, "ids are unique within a manifest", "Rename it"))
-    if not list(_asked_turns(conversation)):
-        what, expected = "no assistant turn follows a user turn", "there must be a reply to compare with"
-        raise DataError(describe(where, what, expected, "Add one, or remove the line"))
-
-
-def _asked_turns(conversation: Conversation) -> Iterator[int]:
-    """Positions of the assistant turns that are generated and scored: those that answer a user turn."""
-    for position, (before, turn) in enumerate(zip(conversation.turns, conversation.turns[1:], strict=False), 1):
-        if turn.role == "assistant" and before.role == "user":
-            yield position
 
 
 def _evaluate_row(
@@ -164,7 +132,7 @@ def generate_replies(
     The replies of a conversation are generated one after another, and each is asked on top of the model's own
     earlier replies, not of the reference's. Conversations of like length go together.
     """
-    asked = [list(_asked_turns(conversation)) for conversation in conversations]
+    asked = [list(asked_turns(conversation)) for conversation in conversations]
     own_turns = [list(conversation.turns) for conversation in conversations]
     replies: dict[tuple[int, int], Prediction] = {}
     total = sum(map(len, asked))
@@ -202,23 +170,17 @@ def _clip_duration_s(clip: AudioPart) -> float:
     return read_audio_info(stored_audio(clip)).duration_s - clip.start_s
 
 
-def _row_key(config: EvaluateConfig, name: str, conversations: Sequence[Conversation], model_fingerprint: str) -> str:
+def _row_key(
+    config: EvaluateConfig, name: str, source: Source, conversations: Sequence[Conversation], model_fingerprint: str
+) -> str:
     """What the replies of a row depend on, as one hash; the clips are told by their content."""
     row = config.rows[name]
-    paths = sorted({clip.path for one in conversations for clip in one.clips if clip.path is not None})
-    missing = [path for path in paths if not Path(path).is_file()]
-    if missing:
-        problems = [
-            describe(f"row {name}", f"audio '{path}' does not exist", "an audio file is needed", "Correct the path")
-            for path in missing
-        ]
-        raise DataError(describe_many(problems))
     parts = [
         str(_GENERATION_VERSION),
         model_fingerprint,
-        fingerprint(row.manifest),
+        source.fingerprint if row.manifest else f"{source.fingerprint} {source.identity}",
         str(row.max_items),
         str(row.max_new_tokens or config.max_new_tokens),
-        *(fingerprint(Path(path)) for path in paths),
+        *fingerprint_clips(name, conversations),
     ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()

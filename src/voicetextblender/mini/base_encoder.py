@@ -24,13 +24,13 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import ParakeetCTCConfig, ParakeetEncoderConfig, ParakeetForCTC, ParakeetTokenizer
 
 from voicetextblender.audio.features import LogMel
+from voicetextblender.audio.front_end import extract_features
 from voicetextblender.audio.lengths import num_audio_tokens, num_encoder_frames
 from voicetextblender.audio.waveform import read_waveform
 from voicetextblender.config import StrictConfig
 from voicetextblender.errors import DataError, describe
 from voicetextblender.files import derive_seed
 from voicetextblender.mini.pretrain import PretrainConfig, fit, write_losses
-from voicetextblender.model.clips import extract_features
 
 BLANK, UNKNOWN = "<blank>", "<unk>"
 IGNORED = -100

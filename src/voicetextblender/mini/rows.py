@@ -36,9 +36,20 @@ from voicetextblender.mini.tasks import (
 )
 from voicetextblender.mini.text_tasks import TEXT_ONLY_MAKERS, Dialogue, draw_mixture
 
-WHOLE_TASKS = ("answer", "arithmetic", "repeat", "word", "opposite", "next", "previous", "translate")
+WHOLE_TASKS = ("answer", "arithmetic", "repeat", "word", "opposite", "next", "previous", "translate", "remember")
 """Asked by voice alone, instruction and all. Training never hears `sort` and `category` so."""
-MIXED_TASKS = ("answer", "arithmetic", "repeat", "word", "opposite", "next", "sort", "category", "translate")
+MIXED_TASKS = (
+    "answer",
+    "arithmetic",
+    "repeat",
+    "word",
+    "opposite",
+    "next",
+    "sort",
+    "category",
+    "translate",
+    "remember",
+)
 """Asked partly by voice. In training `previous` is never asked so."""
 UNSEEN_WHOLE = ("sort", "category")
 UNSEEN_MIXED = ("previous",)

@@ -139,6 +139,13 @@ def answer_story(random: Random, scope: Scope, language: Language, facts: tuple[
     return replace(exchange, keys=keys_of(facts))
 
 
+def remember_story(random: Random, scope: Scope, language: Language, facts: tuple[Fact, ...]) -> Exchange:
+    """The statements in `language`, to be kept in mind for later."""
+    answer = {"en": "Good.", "de": "Gut."}[language]
+    exchange = worded(random, scope, "remember", language, say_facts(facts, language), answer)
+    return replace(exchange, keys=keys_of(facts), content_language=language)
+
+
 def keys_of(facts: tuple[Fact, ...]) -> tuple[str, ...]:
     """The split keys of statements."""
     return tuple(fact.key for fact in facts)
@@ -161,6 +168,10 @@ def _translate(random: Random, scope: Scope, language: Language) -> Exchange:
 
 def _answer(random: Random, scope: Scope, language: Language) -> Exchange:
     return answer_story(random, scope, language, draw_story(random, scope))
+
+
+def _remember(random: Random, scope: Scope, language: Language) -> Exchange:
+    return remember_story(random, scope, language, draw_story(random, scope))
 
 
 # ---- words and numbers
@@ -259,6 +270,7 @@ MAKERS: dict[str, Maker] = {
     "transcribe": _transcribe,
     "translate": _translate,
     "answer": _answer,
+    "remember": _remember,
     "arithmetic": _arithmetic,
     "repeat": _repeat,
     "sort": _sort,

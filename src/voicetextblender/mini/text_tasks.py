@@ -28,6 +28,7 @@ from voicetextblender.mini.tasks import (
     join,
     keys_of,
     list_key,
+    remember_story,
     transcribe_story,
     worded,
 )
@@ -98,19 +99,9 @@ def say_turn(language: Language, text: str, answer: str, keys: tuple[str, ...] =
 def _recall(random: Random, scope: Scope, language: Language) -> tuple[Exchange, ...]:
     """Statements first, questions about them later."""
     facts = draw_story(random, scope)
-    opening = random.choice({"en": ("Remember this: ", "Note: "), "de": ("Merke dir: ", "Notiere: ")}[language])
-    first = Exchange(
-        "chat",
-        language,
-        opening,
-        say_facts(facts, language),
-        "",
-        {"en": "Good.", "de": "Gut."}[language],
-        keys_of(facts),
-    )
     questions = [draw_question(random, random.choice(facts), language) for _ in range(random.randint(1, 2))]
     turns = [say_turn(language, question.text, question.answer, keys_of(facts)) for question in questions]
-    return (replace(first, content_language=language), *turns)
+    return (remember_story(random, scope, language, facts), *turns)
 
 
 def _more_questions(random: Random, scope: Scope, language: Language) -> tuple[Exchange, ...]:
@@ -169,6 +160,7 @@ TASK_WEIGHTS: dict[str, float] = {
     "transcribe": 4,
     "translate": 7,
     "answer": 7,
+    "remember": 2,
     "arithmetic": 8,
     "repeat": 10,
     "sort": 8,

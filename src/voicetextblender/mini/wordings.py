@@ -139,6 +139,10 @@ WORDINGS: dict[str, dict[Language, Wordings]] = {
             ("Bitte übersetze das Wort {x} ins Englische.",),
         ),
     },
+    "remember": {
+        "en": Wordings(("Remember this: {x}", "Note: {x}"), ("Keep this in mind: {x}",)),
+        "de": Wordings(("Merke dir: {x}", "Notiere: {x}"), ("Denke daran: {x}",)),
+    },
     "opposite": {
         "en": Wordings(
             ("What is the opposite of {x}?", "Tell me the opposite of {x}."),

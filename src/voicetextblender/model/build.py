@@ -8,17 +8,18 @@ from typing import Literal, Self
 import torch
 from pydantic import model_validator
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from voicetextblender.audio.front_end import FrontEnd, open_front_end
 from voicetextblender.audio.lengths import TokenCount
 from voicetextblender.chat.render import Renderer
+from voicetextblender.chat.template import chat_template_for_parts
 from voicetextblender.config import StrictConfig
 from voicetextblender.errors import ModelError, describe
 from voicetextblender.files import derive_seed
 from voicetextblender.model.adapters.base import initialise_projection
-from voicetextblender.model.adapters.config import AdapterConfig, ConformerConfig
+from voicetextblender.model.adapters.config import AdapterConfig, ConformerConfig, check_heads
 from voicetextblender.model.configuration import VoiceTextBlenderConfig
 from voicetextblender.model.encoders.families import encoder_stages
 from voicetextblender.model.encoders.load import load_encoder, load_whole
@@ -26,6 +27,7 @@ from voicetextblender.model.encoders.plan import plan_encoder
 from voicetextblender.model.encoders.settings import EncoderSettings
 from voicetextblender.model.lora import LoraSettings, add_lora
 from voicetextblender.model.modeling import VoiceTextBlenderForConditionalGeneration
+from voicetextblender.model.processing import VoiceTextBlenderFeatureExtractor, VoiceTextBlenderProcessor
 from voicetextblender.model.trainable import TrainableConfig, set_trainable
 
 
@@ -90,6 +92,7 @@ def build_composite(config: ModelConfig, seed: int) -> Composite:
     """
     llm = load_whole(AutoModelForCausalLM, config.llm)
     plan = plan_encoder(config.speech_encoder, config.encoder)
+    check_heads(config.adapter, plan.config.hidden_size)
     encoder = load_encoder(plan)
     tokenizer = AutoTokenizer.from_pretrained(config.llm)
     composite_config = VoiceTextBlenderConfig(
@@ -106,6 +109,7 @@ def build_composite(config: ModelConfig, seed: int) -> Composite:
         # In this layout the convolutions of the front end run three times as fast on a CPU.
         model.model.audio_tower = encoder.to(memory_format=torch.channels_last)
         model.lm_head = llm.get_output_embeddings()
+        check_logits(model, llm, config.llm)
         embeddings = model.get_input_embeddings()
         assert isinstance(embeddings, nn.Embedding)
         initialise_projection(model.model.adapter, measure_embedding_rms(embeddings))
@@ -122,6 +126,22 @@ def assemble(
     set_trainable(model, config.trainable, lora_acts=config.lora.gating != "off")
     front_end = open_front_end(model.config.front_end_config)
     return Composite(model, tokenizer, Renderer(tokenizer, config.audio_token), front_end, config)
+
+
+def build_processor(composite: Composite) -> VoiceTextBlenderProcessor:
+    """The processor that gives what renderer and features of `composite` give; its chat template takes parts too."""
+    audio_token = composite.config.audio_token
+    template = composite.tokenizer.chat_template
+    assert isinstance(template, str), "the renderer refuses a tokenizer without one template"
+    return VoiceTextBlenderProcessor(
+        VoiceTextBlenderFeatureExtractor(
+            composite.front_end.config.model_dump(), sampling_rate=composite.front_end.config.sampling_rate
+        ),
+        composite.tokenizer,
+        chat_template=chat_template_for_parts(template, audio_token),
+        audio_token=audio_token,
+        stages=composite.num_audio_tokens.stages[1:],
+    )
 
 
 def find_audio_token(tokenizer: PreTrainedTokenizerBase, config: ModelConfig, vocab_size: int) -> int:
@@ -144,6 +164,24 @@ def find_audio_token(tokenizer: PreTrainedTokenizerBase, config: ModelConfig, vo
             )
         )
     return token_id
+
+
+@torch.no_grad()
+def check_logits(model: VoiceTextBlenderForConditionalGeneration, llm: PreTrainedModel, path: str) -> None:
+    """Compare the composite's logits of a few tokens with those of the LLM whose layers and head it has taken.
+
+    Families scale or cap their logits in ways of their own; one that we do not know must not pass.
+
+    Raises:
+        ModelError: They differ.
+    """
+    token_ids = torch.linspace(0, llm.config.vocab_size - 1, 8, device=model.device).long()[None]
+    ours = model.eval()(input_ids=token_ids, use_cache=False).logits
+    theirs = llm.eval()(input_ids=token_ids, use_cache=False).logits
+    if not torch.equal(ours, theirs):
+        found = f"its logits differ from ours by up to {float((ours - theirs).abs().max()):.3g}"
+        expected = f"a head that our loss knows; that of {type(llm).__name__} does something else"
+        raise ModelError(describe(path, found, expected, "Choose another LLM, or teach `compute_logits` its head"))
 
 
 def measure_embedding_rms(embedding: nn.Embedding, num_tokens: int = 4096) -> float:

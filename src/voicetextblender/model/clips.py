@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from voicetextblender.audio.augment import SpecAugmentConfig, spec_augment
-from voicetextblender.audio.front_end import FrontEnd
+from voicetextblender.audio.front_end import FrontEnd, extract_features
 from voicetextblender.audio.groups import group_by_length
 from voicetextblender.audio.raw import RawConfig
 from voicetextblender.errors import ModelError, describe
@@ -17,22 +17,6 @@ from voicetextblender.model.modeling import VoiceTextBlenderModel
 
 NOTHING_SAMPLES = 1600
 """Silence for a pass of the encoder without clips: a tenth of a second, enough for a frame of every family."""
-
-
-def pad_waveforms(
-    waveforms: Sequence[Float[Tensor, " _samples"]],
-) -> tuple[Float[Tensor, "clips samples"], Int[Tensor, " clips"]]:
-    """Waveforms as one zero-padded tensor, and their lengths in samples."""
-    lengths = torch.tensor([len(waveform) for waveform in waveforms], device=waveforms[0].device)
-    return torch.nn.utils.rnn.pad_sequence(list(waveforms), batch_first=True), lengths
-
-
-def extract_features(
-    front_end: FrontEnd, waveforms: Sequence[Float[Tensor, " _samples"]]
-) -> tuple[Float[Tensor, "clips frames bins"], Bool[Tensor, "clips frames"]]:
-    """Features of clips and the mask of their valid audio frames."""
-    features, num_frames = front_end(*pad_waveforms(waveforms))
-    return features, torch.arange(features.shape[1], device=features.device) < num_frames[:, None]
 
 
 def embed_clips(

@@ -117,9 +117,16 @@ def merge_lora(model: VoiceTextBlenderForConditionalGeneration) -> None:
                 "Keep it as an adapter folder beside the LLM, or train with model.lora.gating=always",
             )
         )
-    for name, module in list(model.named_modules()):
+    for module in model.modules():
         if isinstance(module, LoraLayer):
             module.merge()
+    remove_lora(model)
+
+
+def remove_lora(model: nn.Module) -> None:
+    """Take the LoRA pairs out; the weights beside them stay as they are."""
+    for name, module in list(model.named_modules()):
+        if isinstance(module, LoraLayer):
             parent, _, child = name.rpartition(".")
             setattr(model.get_submodule(parent), child, module.get_base_layer())
     if hasattr(model, "peft_config"):

@@ -13,11 +13,8 @@ import torch
 from transformers import AutoFeatureExtractor, AutoProcessor, BatchFeature, ProcessorMixin
 from transformers.feature_extraction_sequence_utils import SequenceFeatureExtractor
 
-from voicetextblender.audio.front_end import open_front_end
+from voicetextblender.audio.front_end import extract_features, open_front_end
 from voicetextblender.audio.lengths import HALVING, Stage, TokenCount
-from voicetextblender.chat.template import chat_template_for_parts
-from voicetextblender.model.build import Composite
-from voicetextblender.model.clips import extract_features
 from voicetextblender.model.configuration import VoiceTextBlenderConfig
 
 
@@ -82,22 +79,6 @@ class VoiceTextBlenderProcessor(ProcessorMixin):
         """The placeholder of clip `audio_idx`, repeated once per audio embedding."""
         num_frames = int(torch.as_tensor(audio_inputs["input_features_mask"][audio_idx]).sum())
         return self.audio_token * TokenCount(tuple(Stage(*stage) for stage in self.stages))(num_frames)
-
-
-def build_processor(composite: Composite) -> VoiceTextBlenderProcessor:
-    """The processor that gives what renderer and features of `composite` give; its chat template takes parts too."""
-    audio_token = composite.config.audio_token
-    template = composite.tokenizer.chat_template
-    assert isinstance(template, str), "the renderer refuses a tokenizer without one template"
-    return VoiceTextBlenderProcessor(
-        VoiceTextBlenderFeatureExtractor(
-            composite.front_end.config.model_dump(), sampling_rate=composite.front_end.config.sampling_rate
-        ),
-        composite.tokenizer,
-        chat_template=chat_template_for_parts(template, audio_token),
-        audio_token=audio_token,
-        stages=composite.num_audio_tokens.stages[1:],
-    )
 
 
 AutoFeatureExtractor.register(VoiceTextBlenderConfig, VoiceTextBlenderFeatureExtractor)

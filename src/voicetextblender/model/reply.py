@@ -12,12 +12,12 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from voicetextblender.audio.front_end import extract_features
 from voicetextblender.chat.clips import read_clip
 from voicetextblender.chat.conversation import AudioPart, Conversation, TextPart, Turn
 from voicetextblender.chat.render import Rendered, Renderer
 from voicetextblender.errors import DataError, describe
 from voicetextblender.model.build import Composite
-from voicetextblender.model.clips import extract_features
 from voicetextblender.model.encoders.load import load_whole
 
 
@@ -38,6 +38,11 @@ class SpeechReplier:
 
     def reply(self, conversations: Sequence[Conversation], max_new_tokens: int) -> list[str]:
         """See `Replier.reply`."""
+        ids = self.reply_ids(conversations, max_new_tokens)
+        return decode_replies(self.composite.tokenizer, ids)
+
+    def reply_ids(self, conversations: Sequence[Conversation], max_new_tokens: int) -> list[list[int]]:
+        """Token ids of the replies, without what ends a turn."""
         clips = [[read_clip(part) for part in conversation.clips] for conversation in conversations]
         rows = [self._render(*pair) for pair in zip(conversations, clips, strict=True)]
 
@@ -45,9 +50,7 @@ class SpeechReplier:
             return self._features([clip for index in indices for clip in clips[index]])
 
         composite = self.composite
-        return generate_replies(
-            composite.model, composite.tokenizer, composite.renderer, rows, prepare, max_new_tokens, self.batch_size
-        )
+        return generate_ids(composite.model, composite.renderer, rows, prepare, max_new_tokens, self.batch_size)
 
     @torch.inference_mode()
     def stream(self, conversation: Conversation, max_new_tokens: int) -> Iterator[str]:
@@ -112,9 +115,8 @@ class TextReplier:
                     )
                 )
         rows = [self.renderer.render(conversation, (), add_generation_prompt=True) for conversation in conversations]
-        return generate_replies(
-            self.model, self.tokenizer, self.renderer, rows, lambda indices: {}, max_new_tokens, self.batch_size
-        )
+        ids = generate_ids(self.model, self.renderer, rows, lambda indices: {}, max_new_tokens, self.batch_size)
+        return decode_replies(self.tokenizer, ids)
 
 
 class CascadeReplier:
@@ -161,24 +163,28 @@ def _replace_clips(turn: Turn, transcripts: Iterator[str]) -> Turn:
     return replace(turn, parts=parts)
 
 
+def decode_replies(tokenizer: PreTrainedTokenizerBase, replies: Sequence[list[int]]) -> list[str]:
+    """Replies as text, without control tokens and without white space around them."""
+    return [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in replies]
+
+
 @torch.inference_mode()
-def generate_replies(
+def generate_ids(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
     renderer: Renderer,
     rows: Sequence[Rendered],
     prepare: Callable[[list[int]], dict[str, Any]],
     max_new_tokens: int,
     batch_size: int,
-) -> list[str]:
-    """Greedy replies to rendered rows, in batches of similar length, left-padded.
+) -> list[list[int]]:
+    """Token ids of greedy replies to rendered rows, in batches of similar length, left-padded.
 
     Args:
         prepare: Further model inputs for the rows of a batch, given their indices in `rows`.
     """
     stop_ids = sorted(renderer.end_of_turn_ids)
     order = sorted(range(len(rows)), key=lambda index: len(rows[index].token_ids))
-    replies = [""] * len(rows)
+    replies: list[list[int]] = [[] for _ in rows]
     for start in range(0, len(order), batch_size):
         indices = order[start : start + batch_size]
         longest = max(len(rows[index].token_ids) for index in indices)
@@ -201,5 +207,5 @@ def generate_replies(
         )
         for index, ids in zip(indices, generated[:, longest:].tolist(), strict=True):
             end = next((place for place, token in enumerate(ids) if token in stop_ids), len(ids))
-            replies[index] = tokenizer.decode(ids[:end], skip_special_tokens=True).strip()
+            replies[index] = ids[:end]
     return replies

@@ -12,6 +12,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from voicetextblender.audio.lengths import TokenCount
 from voicetextblender.errors import ModelError, describe
+from voicetextblender.model.adapters.config import check_heads
 from voicetextblender.model.build import ModelConfig
 from voicetextblender.model.configuration import VoiceTextBlenderConfig
 from voicetextblender.model.encoders.plan import plan_encoder, read_encoder_config
@@ -52,6 +53,7 @@ def build_skeleton(config: ModelConfig) -> Skeleton:
     text_config, llm_shapes = find_config(config.llm, read_llm_config)
     encoder_config, encoder_shapes = find_config(config.speech_encoder, read_encoder_config)
     plan = plan_encoder(config.speech_encoder, config.encoder, encoder_config)
+    check_heads(config.adapter, plan.config.hidden_size)
     composite_config = VoiceTextBlenderConfig(
         text_config=text_config,
         audio_config=plan.config,

@@ -79,7 +79,7 @@ def set_trainable(model: nn.Module, trainable: TrainableConfig, lora_acts: bool 
         learns |= pairs
     learns -= set(NEVER_TRAINED)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name in learns)
+        parameter.requires_grad_(name in learns and name not in NEVER_TRAINED)
 
 
 def trainable_parameters(model: nn.Module) -> dict[str, Tensor]:

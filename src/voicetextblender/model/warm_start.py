@@ -18,12 +18,12 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, ParakeetForCTC
 
+from voicetextblender.audio.front_end import extract_features
 from voicetextblender.audio.groups import group_by_length
 from voicetextblender.batch import Batch
 from voicetextblender.errors import ModelError, describe
 from voicetextblender.model.adapters.conformer import ConformerAdapter
 from voicetextblender.model.build import Composite
-from voicetextblender.model.clips import extract_features
 from voicetextblender.model.encoders.load import load_whole
 
 PAUSE = "…"
@@ -80,6 +80,7 @@ def warm_start_adapter(composite: Composite, encoder_path: str, batches: Iterabl
     frames = listen(composite, encoder_path, pieces, batches)
     if not frames.encoded:
         return 0.0
+    quieten(adapter)
     fill_table(adapter, frames, pieces, blank)
     outputs = torch.cat([adapter.convolve(*group)[group[1]] for group in frames.encoded])
     weight, bias, explained = fit_linear(outputs, frames.targets)
@@ -102,6 +103,20 @@ def listen(composite: Composite, encoder_path: str, pieces: Tensor, batches: Ite
             log_posteriors.append(head(output.last_hidden_state)[valid].log_softmax(-1))
     joined = torch.cat(log_posteriors)
     return Frames(encoded, joined, joined.exp() @ pieces)
+
+
+def quieten(adapter: ConformerAdapter) -> None:
+    """Let no block of the adapter write anything yet, so that the frames come to the table as the encoder made them."""
+    for layer in adapter.layers:
+        block: Any = layer
+        for writes in (
+            block.feed_forward1.linear2,
+            block.self_attn.o_proj,
+            block.conv.pointwise_conv2,
+            block.feed_forward2.linear2,
+        ):
+            for parameter in writes.parameters():
+                parameter.zero_()
 
 
 def fill_table(adapter: ConformerAdapter, frames: Frames, pieces: Tensor, blank: int) -> None:

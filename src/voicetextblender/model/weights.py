@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,12 @@ from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from voicetextblender.errors import ModelError, describe
-from voicetextblender.files import fingerprint
-from voicetextblender.model.build import Composite, ModelConfig, assemble
+from voicetextblender.files import fingerprint, make_folder_atomically
+from voicetextblender.model.build import Composite, ModelConfig, assemble, build_processor
 from voicetextblender.model.configuration import VoiceTextBlenderConfig
 from voicetextblender.model.encoders.load import load_whole
 from voicetextblender.model.lora import add_lora, load_lora_state, lora_state
 from voicetextblender.model.modeling import VoiceTextBlenderForConditionalGeneration
-from voicetextblender.model.processing import build_processor
 from voicetextblender.model.trainable import PARTS
 
 MANIFEST = "voicetextblender.json"
@@ -36,28 +34,36 @@ def save_composite(composite: Composite, folder: Path, tensors: dict[str, Tensor
     Args:
         tensors: what `whole_state` returned, where the model itself holds shards.
     """
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    with make_folder_atomically(folder) as partial:
+        _write_parts(composite, whole_state(composite) if tensors is None else tensors, partial)
+        llm = composite.config.llm
+        manifest = {
+            "format": 1,
+            "model": composite.config.model_dump(mode="json"),
+            "llm": {"path": _portable_path(llm, folder), "sha256": hash_weights(llm)},
+        }
+        (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+
+
+def _write_parts(composite: Composite, state: dict[str, Tensor], partial: Path) -> None:
     model = composite.model
     model.config.save_pretrained(partial)
     build_processor(composite).save_pretrained(partial)
-    state = whole_state(composite) if tensors is None else tensors
     save_file({k: v for k, v in state.items() if k.startswith(tuple(PARTS.values()))}, partial / SPEECH_WEIGHTS)
     if composite.config.trainable.llm == "lora":
-        (partial / LORA_FOLDER).mkdir()
-        save_file(lora_state(model, state), partial / LORA_FOLDER / "adapter_model.safetensors")
-        model.peft_config["default"].save_pretrained(str(partial / LORA_FOLDER))
+        save_lora(model, partial / LORA_FOLDER, state)
     if composite.config.trainable.changes_llm_weights:
         save_file({key: state[key] for key in _llm_keys(model)}, partial / LLM_WEIGHTS)
-    manifest = {
-        "format": 1,
-        "model": composite.config.model_dump(mode="json"),
-        "llm": {"path": _portable_path(composite.config.llm, folder), "sha256": hash_weights(composite.config.llm)},
-    }
-    (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(partial, folder)
+
+
+def save_lora(
+    model: VoiceTextBlenderForConditionalGeneration, folder: Path, state: dict[str, Tensor] | None = None
+) -> None:
+    """Write the LoRA pairs of `model`, or of its `state`, as an adapter folder of peft's own format."""
+    folder.mkdir()
+    pairs = lora_state(model, state)
+    save_file({key: _whole(pair) for key, pair in pairs.items()}, folder / "adapter_model.safetensors")
+    model.peft_config["default"].save_pretrained(str(folder))
 
 
 def load_composite(folder: Path) -> Composite:
@@ -110,10 +116,8 @@ def hash_weights(path: str) -> dict[str, str]:
 
 def whole_state(composite: Composite) -> dict[str, Tensor]:
     """The tensors that `save_composite` writes, whole and in host memory; of shards, every rank must call it."""
-    model, wanted = composite.model, set[str]()
-    for key in model.state_dict():
-        if key.startswith(tuple(PARTS.values())) or ".lora_" in key:
-            wanted.add(key)
+    model = composite.model
+    wanted = {key for key in model.state_dict() if key.startswith(tuple(PARTS.values())) or ".lora_" in key}
     if composite.config.trainable.changes_llm_weights:
         wanted |= _llm_keys(model)
     return {key: _whole(value) for key, value in model.state_dict().items() if key in wanted}

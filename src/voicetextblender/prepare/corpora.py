@@ -14,8 +14,9 @@ from typing import Any, Literal
 
 from voicetextblender.audio.lengths import HOP_LENGTH
 from voicetextblender.audio.waveform import check_clip_length, count_clip_samples
-from voicetextblender.chat.conversation import AudioPart, Conversation, TextPart, Turn, conversation_to_row
-from voicetextblender.chat.slots import fill_slots
+from voicetextblender.chat.conversation import AudioPart, Conversation, conversation_to_row
+from voicetextblender.data.readers.config import PromptsConfig
+from voicetextblender.data.readers.spoken import SpokenRow, Wordings
 from voicetextblender.errors import AudioError, DataError, describe, describe_many
 from voicetextblender.files import derive_seed, write_atomically
 from voicetextblender.units import samples_to_seconds
@@ -23,38 +24,6 @@ from voicetextblender.units import samples_to_seconds
 Split = Literal["train", "dev", "test"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 NEEDED_KEYS = ("id", "audio", "text", "lang", "speaker", "split")
-
-TRANSCRIPTION_PROMPTS: Mapping[str, tuple[str, ...]] = {
-    "en": (
-        "Transcribe: {clip}",
-        "Write this down: {clip}",
-        "Write down what is said: {clip}",
-        "Transcribe the following: {clip}",
-        "{clip} Transcribe this.",
-        "{clip} Write down what was said.",
-    ),
-    "de": (
-        "Schreibe das auf: {clip}",
-        "Schreibe auf, was gesagt wird: {clip}",
-        "Transkribiere: {clip}",
-        "Transkribiere das Folgende: {clip}",
-        "{clip} Schreibe das auf.",
-        "{clip} Schreibe auf, was gesagt wurde.",
-    ),
-    "fr": (
-        "Transcris cet enregistrement : {clip}",
-        "Écris ce qui est dit. {clip}",
-        "{clip} Que dit la voix ?",
-        "{clip} Mets cela par écrit, s'il te plaît.",
-    ),
-    "es": (
-        "Transcribe esta grabación: {clip}",
-        "Escribe lo que se dice. {clip}",
-        "{clip} ¿Qué dice la voz?",
-        "{clip} Ponlo por escrito, por favor.",
-    ),
-}
-"""Per language of the speech; the English and German ones are those that the embedded default's LLM has read."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +103,6 @@ def prepare_corpus(
         found, lost = read_recordings(folder, max_clip_s)
         recordings += found
         drops += lost
-    recordings = _require_prompts(recordings, drops)
     if limit is not None:
         recordings = _limit(recordings, limit, seed, drops)
     if not recordings:
@@ -142,25 +110,24 @@ def prepare_corpus(
         expected = f"at least one is needed. Left out:\n{reasons}"
         raise DataError(describe(str(out), "no usable recording is left", expected, "Mend the manifest or its files"))
     conversations: dict[Split, list[Conversation]] = {split: [] for split in SPLITS}
+    wordings = Wordings(PromptsConfig())
     for recording in recordings:
-        conversations[recording.split].append(transcription_conversation(recording, seed))
+        conversations[recording.split].append(transcription_conversation(recording, seed, wordings))
     return write_manifests(out, conversations, drops)
 
 
-def transcription_conversation(recording: Recording, seed: int) -> Conversation:
-    """One recording with a prompt in its own language, answered with its text."""
-    prompts = TRANSCRIPTION_PROMPTS[recording.language]
-    prompt = prompts[derive_seed("prompt", seed, recording.id) % len(prompts)]
-    return Conversation(
-        id=recording.id,
-        turns=(
-            Turn("user", fill_slots(prompt, [recording.clip])),
-            Turn("assistant", (TextPart(recording.text),)),
-        ),
-        task="transcription",
-        language=recording.language,
-        metadata={"speaker": recording.speaker},
+def transcription_conversation(recording: Recording, seed: int, wordings: Wordings) -> Conversation:
+    """One recording in one of the wordings for its language, answered with its text."""
+    row = SpokenRow(
+        recording.id,
+        recording.clip,
+        recording.text,
+        "transcription",
+        recording.language,
+        speaker=recording.speaker,
     )
+    asked = wordings.conversations(row, recording.where)
+    return asked[derive_seed("prompt", seed, recording.id) % len(asked)]
 
 
 def read_recordings(folder: Path, max_clip_s: float = 40.0) -> tuple[list[Recording], list[Drop]]:
@@ -288,18 +255,6 @@ def _count_usable_samples(row: Mapping[str, str], audio: Path, max_clip_s: float
     except AudioError as error:
         return Drop(where, reason, str(error))
     return num_samples
-
-
-def _require_prompts(recordings: Sequence[Recording], drops: list[Drop]) -> list[Recording]:
-    """Without those in a language that has no prompts, which go to `drops`."""
-    kept: list[Recording] = []
-    for recording in recordings:
-        if recording.language in TRANSCRIPTION_PROMPTS:
-            kept.append(recording)
-        else:
-            detail = f"prompts exist for {', '.join(TRANSCRIPTION_PROMPTS)}, not for '{recording.language}'"
-            drops.append(Drop(recording.where, "language without prompts", detail))
-    return kept
 
 
 def _limit(recordings: Sequence[Recording], limit: int, seed: int, drops: list[Drop]) -> list[Recording]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from rich.console import Console
 
-from voicetextblender.data.index import Geometry, fingerprint_sources
+from voicetextblender.data.index import fingerprint_sources
 from voicetextblender.data.loader import build_loader
+from voicetextblender.data.measure import Geometry
 from voicetextblender.model.blocks import recompute
 from voicetextblender.model.build import Composite, build_composite
 from voicetextblender.model.packing import check_packing, choose_attention
@@ -27,8 +29,8 @@ from voicetextblender.train.unreadable import Unreadable
 
 MODEL_FOLDER = "model"
 """Where in the run folder the finished model is."""
-WARM_START_STEPS = 16
-"""Steps whose clips a warm start of the adapter is fitted on."""
+WARM_START_CONVERSATIONS = 1024
+"""The first conversations of a training, whose clips a warm start of the adapter is fitted on."""
 
 
 def train(recipe: Recipe, run_dir: Path, console: Console | None = None) -> Path:
@@ -63,13 +65,15 @@ def _train_steps(recipe: Recipe, run_dir: Path, composite: Composite, ranks: Ran
     geometry = Geometry(composite.num_audio_tokens, composite.geometry_fingerprint)
     with ranks.first_rank_first():
         loader = build_loader(recipe.data, composite.renderer, geometry, recipe.seed, show_progress)
+    loader.plan.check_length(config.steps)
     run_key, keep = recipe_fingerprint(recipe), config.keep_checkpoints
     store = CheckpointStore(run_dir / "checkpoints", run_key, keep, ranks, config.async_checkpoints)
     first = store.newest()
     if not is_sharded(config, ranks):
         model.to(ranks.device)
     if first == 0 and recipe.model.warm_start == "ctc":
-        heard = (batch for loaded in loader.steps(0, WARM_START_STEPS) for batch in loaded.batches)
+        num_steps = math.ceil(WARM_START_CONVERSATIONS / loader.plan.conversations_per_step)
+        heard = (batch for loaded in loader.steps(0, num_steps) for batch in loaded.batches)
         explained = warm_start_adapter(composite, recipe.model.speech_encoder, heard)
         if ranks.is_first:
             console.print(f"warm start: the adapter gives {explained:.0%} of what the CTC head hears", highlight=False)
@@ -82,7 +86,8 @@ def _train_steps(recipe: Recipe, run_dir: Path, composite: Composite, ranks: Ran
     if ranks.is_first:
         write_json(run_dir / "data.json", fingerprint_sources({index.name: index for index in loader.indexes}))
     unreadable = Unreadable(run_dir, first, recipe.data.max_failed_share, ranks)
-    with RunLog(run_dir, config.steps, first, console if ranks.is_first else None, config.tensorboard) as log:
+    shown_on = console if ranks.is_first else None
+    with RunLog(run_dir, config.steps, first, shown_on, config.tensorboard, ranks.num_ranks) as log:
         loaded_steps = loader.steps(first, config.steps, ranks.rank, ranks.num_ranks, unreadable.known)
         for step, loaded in enumerate(loaded_steps, start=first):
             rows = unreadable.add(step, loaded)

@@ -30,6 +30,9 @@ LOGIT_BYTES = BF16 + 2 * FP32
 """Per logit: as computed, as fp32 in the loss, and its gradient."""
 
 
+CONFORMERS = ("parakeet_encoder", "wav2vec2-bert")
+
+
 @dataclass(frozen=True)
 class Memory:
     """Bytes on each GPU."""
@@ -90,17 +93,23 @@ def conformer_bytes_per_frame(size: int, inner_size: int, num_heads: int, num_fr
     return 50.0 * size + 12.0 * inner_size + 12.0 * num_heads * num_frames
 
 
+def transformer_bytes_per_frame(size: int, inner_size: int) -> float:
+    """Bytes kept per frame of one layer of Whisper's encoder under bf16 autocast."""
+    return 26.0 * size + 4.0 * inner_size
+
+
 def _speech_bytes(skeleton: Skeleton, num_tokens: int, longest_samples: int) -> float:
     """Bytes kept of the speech parts that learn, for a microbatch of clips of the longest kind."""
     model, audio = skeleton.model, skeleton.model.config.audio_config
     frames_per_clip = skeleton.num_encoder_frames(longest_samples)
     tokens_per_clip = skeleton.num_audio_tokens(longest_samples)
     num_frames = num_tokens * frames_per_clip / tokens_per_clip
-    inner: Any = getattr(audio, "intermediate_size", None) or audio.encoder_ffn_dim
-    layer = conformer_bytes_per_frame(audio.hidden_size, inner, audio.num_attention_heads, frames_per_clip)
+    size, inner = audio.hidden_size, getattr(audio, "intermediate_size", None) or audio.encoder_ffn_dim
+    conformer = conformer_bytes_per_frame(size, inner, audio.num_attention_heads, frames_per_clip)
+    layer = conformer if audio.model_type in CONFORMERS else transformer_bytes_per_frame(size, inner)
     num_layers = audio.num_hidden_layers if _learns(model.model.audio_tower) else 0
     adapter_layers = len(getattr(model.model.adapter, "layers", ())) if _learns(model.model.adapter) else 0
-    return num_frames * layer * (num_layers + adapter_layers)
+    return num_frames * (num_layers * layer + adapter_layers * conformer)
 
 
 def _samples_of(count: TokenCount, num_tokens: int) -> int:

@@ -7,10 +7,10 @@ import json
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
 from voicetextblender.config import StrictConfig
 from voicetextblender.data.loader import DataConfig
@@ -40,10 +40,22 @@ class Recipe(StrictConfig):
     """What is read."""
     train: TrainConfig
     """How it learns."""
-    published: dict[Count, str] = {}
-    """Parameters that others have published for this model; `vtb recipe check` prints them beside its own count."""
+    published: dict[Count, str | None] = {}
+    """Parameters that others have published for this model, null where it is not known; `vtb recipe check` prints them
+    beside its own count."""
     evaluate: EvaluateConfig | None = None
     """Held-out items to measure on; without it `vtb evaluate` has nothing to do."""
+
+    @model_validator(mode="after")
+    def _check_held_out(self) -> Self:
+        known = [source.name for source in self.data.all_sources.values() if source.held_out is not None]
+        for name, row in self.evaluate.rows.items() if self.evaluate else ():
+            if row.source is not None and row.source not in known:
+                listed = ", ".join(known) or "none"
+                raise ValueError(
+                    f"it should have in evaluate.rows.{name}.source one of the sources with held_out: {listed}"
+                )
+        return self
 
 
 def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:

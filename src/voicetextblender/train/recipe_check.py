@@ -114,13 +114,15 @@ def list_needs(recipe: Recipe, num_gpus: int) -> Iterator[Need]:
     for what, path in (("LLM", recipe.model.llm), ("speech encoder", recipe.model.speech_encoder)):
         fix = "Download it, or name its folder in the recipe"
         yield Need(f"{what} {path}", *_tell(is_on_this_machine(path), "on this machine", "not on this machine"), fix)
-    for source in recipe.data.sources:
+    for source in recipe.data.all_sources.values():
         if source.weight > 0:
             yield _need_files(f"data {source.name}", source.path, f"Set data.sources.{source.name}.path")
             if source.tars is not None:
                 yield _need_files(f"data {source.name}, tars", source.tars, f"Set data.sources.{source.name}.tars")
     for name, row in (recipe.evaluate.rows if recipe.evaluate else {}).items():
-        yield _need_files(f"evaluation {name}", str(row.manifest), "Set its manifest in the recipe")
+        manifest = row.reader.path if row.reader else row.manifest
+        if manifest is not None:
+            yield _need_files(f"evaluation {name}", str(manifest), "Set its path in the recipe")
     if recipe.train.attention == "flash_attention_2":
         found = _tell(find_spec("flash_attn") is not None, "installed", "not installed")
         yield Need("package flash_attn", *found, "pip install flash-attn, or train.attention=auto")

@@ -31,7 +31,7 @@ _BOUNDS = {
 
 
 def render_reference(config_class: type[BaseModel] = Recipe) -> str:
-    """A table per section; `<name>` stands for a word of one's own, `<n>` for the number of an item."""
+    """A table per section, where it first stands; `<name>` is a word of one's own, `<n>` the number of an item."""
     lines: list[str] = []
     for path, section in walk_sections(config_class, ""):
         lines += [f"## `{path}`" if path else "## at the top", "", _first_paragraph(section), ""]
@@ -53,15 +53,24 @@ def insert_reference(page: str) -> str:
 
 
 def walk_sections(config_class: type[BaseModel], path: str) -> Iterator[tuple[str, type[BaseModel]]]:
-    """Every config of a recipe with the dotted path at which it stands, from the top down.
+    """Every config of a recipe with the dotted path at which it first stands, from the top down.
 
     Where a section is one of several, the path ends in the `kind` that chooses it.
     """
+    yield from _walk(config_class, path, set())
+
+
+def _walk(
+    config_class: type[BaseModel], path: str, told: set[type[BaseModel]]
+) -> Iterator[tuple[str, type[BaseModel]]]:
+    if config_class in told:
+        return
+    told.add(config_class)
     kinds = get_args(config_class.model_fields["kind"].annotation) if "kind" in config_class.model_fields else ()
     yield f"{path} (kind: {kinds[0]})" if len(kinds) == 1 else path, config_class
     for key, field in config_class.model_fields.items():
         for steps, section in _sections_in(field.annotation):
-            yield from walk_sections(section, ".".join(part for part in (path, key, *steps) if part))
+            yield from _walk(section, ".".join(part for part in (path, key, *steps) if part), told)
 
 
 def describe_fields(config_class: type[BaseModel]) -> dict[str, str]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import difflib
 import types
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, NamedTuple, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Tag, ValidationError
 from pydantic_core import ErrorDetails
 
 from voicetextblender.errors import RecipeError, describe, describe_many
@@ -25,8 +25,15 @@ def validate(config_class: type[ConfigT], tree: Tree) -> ConfigT:
     try:
         return config_class.model_validate(tree.values)
     except ValidationError as error:
-        problems = [_explain(config_class, tree, details) for details in error.errors(include_url=False)]
+        found = error.errors(include_url=False)
+        problems = [_explain(config_class, tree, details) for details in found if not _follows(details, found)]
         raise RecipeError(describe_many(problems)) from None
+
+
+def _follows(details: ErrorDetails, found: Sequence[ErrorDetails]) -> bool:
+    """Whether a list is only too short because its items were refused."""
+    below = (one["loc"][: len(details["loc"])] == details["loc"] and one is not details for one in found)
+    return details["type"] == "too_short" and any(below)
 
 
 def _explain(config_class: type[BaseModel], tree: Tree, details: ErrorDetails) -> str:
@@ -78,23 +85,36 @@ def suggest(word: str, known: Sequence[str]) -> str:
 
 def _keys_at(config_class: type[BaseModel], path: Sequence[str | int]) -> list[str]:
     """The keys that are allowed in the section at `path`."""
-    here: list[Any] = [config_class]
+    here: list[_Choice] = [_Choice(None, config_class)]
     for part in path:
-        here = [model for annotation in here for model in _step(annotation, part)]
-    return [key for config in here for key in config.model_fields]
+        chosen = [choice for choice in here if choice.is_called(part)]
+        here = chosen or [below for choice in here for below in _step(choice, part)]
+    return [key for choice in here for key in choice.config.model_fields]
 
 
-def _step(config: type[BaseModel], part: str | int) -> list[type[BaseModel]]:
-    """The configs that may stand under one key; a position in a list leads nowhere new, a `kind` chooses among them."""
-    if isinstance(part, str) and part in config.model_fields:
-        return list(_configs_in(config.model_fields[part].annotation))
-    kinds = get_args(config.model_fields["kind"].annotation) if "kind" in config.model_fields else ()
-    return [] if isinstance(part, str) and kinds and part not in kinds else [config]
+class _Choice(NamedTuple):
+    """A config that may stand at a place, and what pydantic calls it where there are several."""
+
+    tag: str | None
+    config: type[BaseModel]
+
+    def is_called(self, part: str | int) -> bool:
+        kind = self.config.model_fields.get("kind")
+        return part == self.tag or (kind is not None and part in get_args(kind.annotation))
 
 
-def _configs_in(annotation: Any) -> Iterator[type[BaseModel]]:
+def _step(choice: _Choice, part: str | int) -> list[_Choice]:
+    """The configs that may stand under one key; the position in a list leads nowhere new."""
+    if isinstance(part, str) and part in choice.config.model_fields:
+        return list(_choices_in(choice.config.model_fields[part].annotation))
+    return [choice]
+
+
+def _choices_in(annotation: Any, tag: str | None = None) -> Iterator[_Choice]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
+        yield _Choice(tag, annotation)
     elif get_origin(annotation) in (Union, types.UnionType, Annotated, list, tuple, dict):
-        for argument in get_args(annotation):
-            yield from _configs_in(argument)
+        first, *others = get_args(annotation)
+        tags = [one.tag for one in others if isinstance(one, Tag)]
+        for argument in (first, *others):
+            yield from _choices_in(argument, tags[0] if tags else tag)

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
 from tests.data.readers.reading import OpenKind, read_all
 from tests.data.rows import write_tone
 from voicetextblender.chat.clips import count_samples, read_clip
+from voicetextblender.data.readers.config import SourceConfig
+from voicetextblender.data.sources import open_source
 from voicetextblender.errors import DataError
 
 
@@ -95,3 +100,63 @@ def test_recordings_of_librispeech_and_ljspeech(open_kind: OpenKind, shared_data
             waveform = read_clip(one.clips[0])
             assert len(waveform) == count_samples(one.clips[0]) > 16_000 and abs(waveform).max() > 0.05
             assert 5 < len(one.turns[1].text) / (len(waveform) / 16_000) < 30  # letters a second
+
+
+def make_layouts(folder: Path) -> None:
+    """Each layout in a folder of its own, two rows in each."""
+    for layout, names in {
+        "libri": ("84/84-1-0000", "84/84-1-0001"),
+        "lj/wavs": ("a", "b"),
+        "pairs": ("a", "x/b"),
+    }.items():
+        for name in names:
+            (folder / layout / name).parent.mkdir(parents=True, exist_ok=True)
+            write_tone(folder / layout / f"{name}.flac", 0.5)
+    (folder / "libri/84/84-1.trans.txt").write_text("84-1-0000 ONE\n84-1-0001 TWO\n")
+    (folder / "lj/metadata.csv").write_text("a|1|ONE\nb|2|TWO\n")
+    (folder / "pairs/a.txt").write_text("ONE")
+    (folder / "pairs/x/b.txt").write_text("TWO")
+    (folder / "audiofolder").mkdir()
+    shutil.copytree(folder / "pairs", folder / "audiofolder/clips")
+    (folder / "audiofolder/metadata.csv").write_text("file_name,text\nclips/a.flac,ONE\nclips/x/b.flac,TWO\n")
+
+
+@pytest.mark.parametrize("layout", ["libri", "lj", "pairs", "audiofolder"])
+def test_folders_behind_urls_are_read_as_those_here(tmp_path: Path, layout: str) -> None:
+    fsspec = pytest.importorskip("fsspec")
+    make_layouts(tmp_path / "here")
+    far = fsspec.filesystem("memory")
+    root = f"memory://{tmp_path.name}-{layout}"
+    for path in (tmp_path / "here" / layout).rglob("*"):
+        if path.is_file():
+            far.pipe(f"{root}/{path.relative_to(tmp_path / 'here' / layout)}", path.read_bytes())
+    read = {}
+    for name, where in (("here", str(tmp_path / "here" / layout)), ("far", root)):
+        source = open_source(SourceConfig(name=name, kind="folder", path=where, language="en"), tmp_path / "cache")
+        read[name] = [(one.id.rpartition("/")[2], one.turns[1].text, one.metadata) for one in read_all(source)]
+        clips = [clip for row in source.scan() for clip in source.parse(row).clips]
+        assert [count_samples(clip) for clip in clips] == [8000, 8000]
+        assert all(str(clip.path).startswith(where) for clip in clips)
+    assert read["far"] == read["here"] and [text for _, text, _ in read["far"]] == ["ONE", "TWO"]
+
+
+def test_a_folder_of_a_local_web_server(tmp_path: Path) -> None:
+    pytest.importorskip("aiohttp")
+    make_layouts(tmp_path / "here")
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path / "here/libri"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            url = f"http://127.0.0.1:{server.server_port}"
+            source = open_source(SourceConfig(name="web", kind="folder", path=url, language="en"), tmp_path / "cache")
+            assert [one.turns[1].text for one in read_all(source)] == ["ONE", "TWO"]
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_a_remote_folder_that_is_not_there(tmp_path: Path) -> None:
+    pytest.importorskip("fsspec")
+    with pytest.raises(DataError, match=r"source 'x': 'memory://nowhere' does not exist; kind 'folder'"):
+        open_source(SourceConfig(name="x", kind="folder", path="memory://nowhere/"), tmp_path)

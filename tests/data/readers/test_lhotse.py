@@ -42,6 +42,28 @@ def make_cut(source: str = "/x/a.wav", **changes: Any) -> dict[str, Any]:
     return {**cut, "type": "MonoCut", **changes}
 
 
+PADDING = {"id": "p", "duration": 1.0, "sampling_rate": 16000, "num_samples": 16000, "type": "PaddingCut"}
+
+
+def make_mix(*tracks: tuple[float, dict[str, Any]], **changes: Any) -> dict[str, Any]:
+    """`changes` go to the last track."""
+    made: list[dict[str, Any]] = [{"cut": cut, "type": cut["type"], "offset": offset} for offset, cut in tracks]
+    made[-1] |= changes
+    return {"id": "mix", "tracks": made, "type": "MixedCut"}
+
+
+def test_cuts_in_a_row(open_kind: OpenKind, tmp_path: Path) -> None:
+    padded = make_mix((0.0, PADDING), (1.0, make_cut()), (3.0, PADDING))
+    asked = make_cut("/x/c.wav", custom={"question": "Who?", "answer": "Ann."}, supervisions=[])
+    rows = [padded, make_mix((0.0, make_cut()), (2.0, make_cut("/x/b.wav", start=0.0))), make_mix((0.0, asked))]
+    write_lines(tmp_path / "cuts.jsonl", rows)
+    first, second, third = read_all(open_kind("lhotse", "cuts.jsonl"))
+    assert (first.id, first.clips) == ("mix", (AudioPart("/x/a.wav", 0.5, 2.0, "hello"),))
+    assert second.clips == (AudioPart("/x/a.wav", 0.5, 2.0, "hello"), AudioPart("/x/b.wav", 0.0, 2.0, "hello"))
+    assert second.turns[1].text == "hello hello" and say(second)[0].count("[a.wav][b.wav]") == 1
+    assert say(third) == ["user: [c.wav] Who?", "assistant: Ann."]
+
+
 def test_cuts(open_kind: OpenKind, tmp_path: Path) -> None:
     two = [
         make_cut()["supervisions"][0] | {"start": start, "text": text} for start, text in ((1.0, "you"), (0, "hello"))
@@ -63,7 +85,11 @@ def test_cuts(open_kind: OpenKind, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("cut", "message"),
     [
-        (make_cut(type="MixedCut"), "cuts.jsonl:1: a MixedCut with a recording; a MonoCut with a recording is needed."),
+        (make_cut(type="MultiCut"), "cuts.jsonl:1: a MultiCut with a recording; a MonoCut with a recording is needed."),
+        (make_cut(type="MixedCut"), "cuts.jsonl:1: 'tracks' is None; a MixedCut has a list of tracks. Export it"),
+        (make_mix((0, make_cut()), (1.5, make_cut())), "cuts.jsonl:1: a track of a MixedCut begins at 1.50 s, the one"),
+        (make_mix((0, make_cut()), snr=10), "cuts.jsonl:1: a MixedCut with noise or transforms; tracks as they lie in"),
+        (make_mix((0, PADDING)), "cuts.jsonl:1: a MixedCut of padding alone; at least one recording is needed."),
         (make_cut(recording=None), "cuts.jsonl:1: a MonoCut with a recording; a MonoCut"),
         (make_cut(duration=1.0), "cuts.jsonl:1: a supervision goes from 0.00 s to 2.00 s of a cut of 1.00 s; all that"),
         (
@@ -124,3 +150,29 @@ def test_what_lhotse_writes(open_kind: OpenKind, shared_data: Path, tmp_path: Pa
         for one, cut in zip(conversations, cuts, strict=True):
             np.testing.assert_allclose(read_clip(one.clips[0]), cut.load_audio()[0], atol=1e-4)
             assert one.turns[1].text == (cut.supervisions[0].text if cut.supervisions else "Yes.")
+
+
+def test_cuts_in_a_row_of_lhotse_itself(open_kind: OpenKind, tmp_path: Path) -> None:
+    lhotse = pytest.importorskip("lhotse", reason="compares with lhotse itself")
+    cuts = []
+    for number in range(2):
+        write_tone(tmp_path / f"{number}.wav", 1.0 + number, pitch_hz=200 + 100 * number)
+        cut = lhotse.Recording.from_file(tmp_path / f"{number}.wav").to_cut()
+        said = lhotse.SupervisionSegment(
+            f"s{number}", cut.recording_id, 0.0, cut.duration, text=f"t{number}", speaker="p"
+        )
+        cut.supervisions = [said]
+        cuts.append(cut)
+    rows = [cuts[0].pad(3.0, direction="both"), cuts[0].append(cuts[1]), cuts[0].mix(cuts[1], snr=10)]
+    lhotse.CutSet.from_cuts(rows).to_file(tmp_path / "cuts.jsonl")
+    source = open_kind("lhotse", "cuts.jsonl", language="en")
+    padded, appended, mixed = source.scan()
+    (clip,) = source.parse(padded).clips
+    np.testing.assert_allclose(read_clip(clip), rows[0].load_audio()[0][16_000:32_000], atol=1e-4)
+    one = source.parse(appended)
+    np.testing.assert_allclose(
+        np.concatenate([read_clip(clip) for clip in one.clips]), rows[1].load_audio()[0], atol=1e-4
+    )
+    assert (one.turns[1].text, one.metadata) == ("t0 t1", {"speaker": "p"})
+    with pytest.raises(DataError, match="a MixedCut with noise or transforms"):
+        source.parse(mixed)

@@ -14,8 +14,7 @@ from tests.tiny_encoders import make_family
 from voicetextblender.batch import Batch, collate
 from voicetextblender.chat.conversation import AudioPart, Conversation, TextPart, Turn
 from voicetextblender.errors import ModelError
-from voicetextblender.model.build import Composite, build_composite
-from voicetextblender.model.processing import build_processor
+from voicetextblender.model.build import Composite, build_composite, build_processor
 from voicetextblender.model.reply import SpeechReplier
 from voicetextblender.model.weights import load_composite, save_composite
 from voicetextblender.train.config import TrainConfig

@@ -17,9 +17,8 @@ from transformers import (
 )
 
 from tests.tiny_encoders import MAKERS, make_family, make_whisper
-from voicetextblender.audio.front_end import open_front_end
+from voicetextblender.audio.front_end import extract_features, open_front_end
 from voicetextblender.errors import ModelError
-from voicetextblender.model.clips import extract_features
 from voicetextblender.model.encoders.encode import encode
 from voicetextblender.model.encoders.load import load_encoder
 from voicetextblender.model.encoders.plan import EncoderPlan, plan_encoder

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from voicetextblender.audio.storage import join_path
 from voicetextblender.chat.conversation import AudioPart, Conversation, TextPart, Turn
 from voicetextblender.chat.fields import refusal, show
 from voicetextblender.data.readers.config import SourceConfig
 from voicetextblender.data.readers.source import Item
-from voicetextblender.data.readers.spoken import SpokenRow, Wordings, base_language
+from voicetextblender.data.readers.spoken import SpokenRow, Wordings, base_language, speaker_metadata
 from voicetextblender.data.readers.values import Values, take_encoded
 
 Locate = Callable[[str, Item], AudioPart]
@@ -49,8 +49,9 @@ class ColumnsParser:
                 Turn("user", (TextPart(row.need("question")),)),
                 Turn("assistant", (TextPart(row.need("answer")),)),
             )
-            return (Conversation(name, turns, "text", row.text("language")),)
-        return self.wordings.conversations(self._spoken(row, name), item.where)
+            return (Conversation(name, turns, "text", row.text("language"), speaker_metadata(row.text("speaker"))),)
+        spoken = replace(self._spoken(row, name), speaker=row.text("speaker"))
+        return self.wordings.conversations(spoken, item.where)
 
     def _spoken(self, row: Values, name: str) -> SpokenRow:
         text, translation, question = row.text("text"), row.text("translation"), row.text("question")

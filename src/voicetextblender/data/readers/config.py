@@ -24,19 +24,23 @@ Kind = Literal[
     "table",
     "folder",
     "huggingface",
+    "webdataset",
 ]
 
+By = Literal["recording", "speaker", "row"]
+"""What must not stand on both sides of a split."""
+
 _TARRED = ("nemo_tarred", "nemo_conversation")
-_IN_COLUMNS = ("nemo", "nemo_tarred", "qa", "table", "huggingface")
-_PROMPTED = ("nemo", "nemo_tarred", "lhotse", "lhotse_shar", "qa", "table", "folder", "huggingface")
-_WITH_FILES = (*_IN_COLUMNS, "nemo_conversation", "sharegpt", "openai", "lhotse")
+_IN_COLUMNS = ("nemo", "nemo_tarred", "qa", "table", "huggingface", "webdataset")
+_PROMPTED = ("nemo", "nemo_tarred", "lhotse", "lhotse_shar", "qa", "table", "folder", "huggingface", "webdataset")
+_WITH_FILES = ("nemo", "nemo_tarred", "nemo_conversation", "lhotse", "sharegpt", "openai", "qa", "table", "huggingface")
 _USED_BY: dict[str, tuple[str, ...]] = {
     "tars": _TARRED,
     "columns": _IN_COLUMNS,
     "delimiter": ("table",),
     "header": ("table",),
     "audio_folder": _WITH_FILES,
-    "audio_mark": ("sharegpt", "nemo", "nemo_tarred", "nemo_conversation", "huggingface"),
+    "audio_mark": ("sharegpt", "nemo", "nemo_tarred", "nemo_conversation", "huggingface", "webdataset"),
     "language": (*_PROMPTED, "nemo_conversation", "sharegpt", "openai"),
     "target_language": _PROMPTED,
     "prompts": _PROMPTED,
@@ -58,6 +62,7 @@ class ColumnsConfig(StrictConfig):
         answer: what the assistant answers.
         language: language of the speech.
         target_language: language of the translation.
+        speaker: who speaks; nothing but held-out splits looks at it.
     """
 
     id: str | None = None
@@ -70,6 +75,7 @@ class ColumnsConfig(StrictConfig):
     answer: str | None = None
     language: str | None = None
     target_language: str | None = None
+    speaker: str | None = None
 
 
 class PromptsConfig(StrictConfig):
@@ -97,14 +103,35 @@ class PromptsConfig(StrictConfig):
         return self
 
 
-class SourceConfig(StrictConfig):
-    """One source of a blend.
+class HeldOutConfig(StrictConfig):
+    """Rows that are kept out of training, to measure on: give `fraction` or `list`.
+
+    What is chosen depends on the names of recordings, speakers or rows alone. So all segments of a recording stand on
+    one side, and training draws a recording that one source holds out from no other source either.
 
     Args:
-        name: how the recipe, the logs and the reports call it.
+        fraction: of the recordings, speakers or rows; a larger one holds out all that a smaller one does.
+        list: a text file with one name a line: of a recording its path, or its file name with or without suffix.
+        by: what must not stand on both sides. A row without a clip counts as a recording of its own.
+    """
+
+    fraction: float | None = Field(None, gt=0, lt=1)
+    list: str | None = None
+    by: By = "recording"
+
+    @model_validator(mode="after")
+    def _check_choice(self) -> Self:
+        if (self.fraction is None) == (self.list is None):
+            raise ValueError("it should have either fraction or list")
+        return self
+
+
+class ReaderConfig(StrictConfig):
+    """Where rows lie, and in which shape they are: keys that each source has too.
+
+    Args:
         path: the file or folder, relative to the working directory, or a URL that fsspec opens. Most kinds take
             several files as shell patterns: `part_{0..7}.jsonl` (or `part__OP_0..7_CL_.jsonl`), `part_*.jsonl`.
-        weight: share of the draws, on any scale; 0 leaves the source out.
         kind: the shape of the rows, as docs/data.md shows them.
         task: the kind of every conversation of the source, in place of what its rows say.
         tars: the tar files with the clips, as `path`; members are read in place, nothing is unpacked.
@@ -116,12 +143,9 @@ class SourceConfig(StrictConfig):
         language: language of the speech, for rows that do not tell.
         target_language: language of the translation, for rows that do not tell.
         prompts: more wordings of what is asked about a clip.
-        augment: `shared` does what `data.augment` says, `none` nothing; or a section of its own in place of that one.
     """
 
-    name: str = Field(min_length=1)
     path: str = Field(min_length=1)
-    weight: float = Field(1.0, ge=0, allow_inf_nan=False)
     kind: Kind = "jsonl"
     task: str | None = None
     tars: str | None = None
@@ -133,7 +157,6 @@ class SourceConfig(StrictConfig):
     language: str | None = None
     target_language: str | None = None
     prompts: PromptsConfig = PromptsConfig()
-    augment: Literal["shared", "none"] | AugmentConfig = "shared"
 
     @model_validator(mode="after")
     def _check_options(self) -> Self:
@@ -143,3 +166,21 @@ class SourceConfig(StrictConfig):
         if self.kind == "nemo_tarred" and self.tars is None:
             raise ValueError("it should have tars, the tar files with the clips: kind 'nemo_tarred' needs them")
         return self
+
+
+class SourceConfig(ReaderConfig):
+    """One source of a blend.
+
+    Args:
+        name: how the recipe, the logs and the reports call it.
+        weight: share of the draws beside its siblings, on any scale; 0 leaves the source out.
+        max_epochs: how often each row is drawn at most; what is left of the source's share goes to its siblings.
+        held_out: rows to measure on, kept out of training.
+        augment: `shared` does what `data.augment` says, `none` nothing; or a section of its own in place of that one.
+    """
+
+    name: str = Field(min_length=1)
+    weight: float = Field(1.0, ge=0, allow_inf_nan=False)
+    max_epochs: float | None = Field(None, gt=0, allow_inf_nan=False)
+    held_out: HeldOutConfig | None = None
+    augment: Literal["shared", "none"] | AugmentConfig = "shared"

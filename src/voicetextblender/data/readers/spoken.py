@@ -29,6 +29,7 @@ class SpokenRow:
         language: code of the speech, such as "de" or "de-AT"; None where nobody knows.
         target_language: code of the translation; needed for that task.
         question: what is asked; needed for answering.
+        speaker: who speaks.
     """
 
     id: str
@@ -38,6 +39,7 @@ class SpokenRow:
     language: str | None = None
     target_language: str | None = None
     question: str | None = None
+    speaker: str | None = None
 
 
 class Wordings:
@@ -105,7 +107,12 @@ def _ask(prompt: str, row: SpokenRow) -> Conversation:
             for part in parts
         )
     turns = (Turn("user", parts), Turn("assistant", (TextPart(row.answer),)))
-    return Conversation(row.id, turns, row.task, row.language)
+    return Conversation(row.id, turns, row.task, row.language, speaker_metadata(row.speaker))
+
+
+def speaker_metadata(speaker: str | None) -> dict[str, str]:
+    """What `Conversation.metadata` keeps of a speaker."""
+    return {} if speaker is None else {"speaker": speaker}
 
 
 @cache

@@ -22,6 +22,7 @@ USUAL_NAMES: Mapping[str, tuple[str, ...]] = {
     "answer": ("answer", "response", "output"),
     "language": ("lang", "language", "source_lang", "src_lang", "locale"),
     "target_language": ("target_lang", "tgt_lang", "target_language"),
+    "speaker": ("speaker", "speaker_id", "client_id", "spk_id"),
 }
 """Under which names a column is looked for, the first that a row has; values that are empty are none."""
 
@@ -48,7 +49,7 @@ class Values:
 
     def text(self, column: str) -> str | None:
         value = self.get(column)
-        if isinstance(value, int) and column == "id":
+        if isinstance(value, int) and column in ("id", "speaker"):
             return str(value)
         if value is not None and not isinstance(value, str):
             raise refusal(

@@ -46,7 +46,8 @@ def _encode_in_windows(
 ) -> EncoderOutput:
     num_frames = [features.shape[1]] * len(features) if mask is None else mask.sum(1).tolist()
     lengths = [count_frames(stages, count) for count in num_frames]
-    width, step = _reach(stages, windows.size), windows.step * prod(stage.stride for stage in stages)
+    stride = prod(stage.stride for stage in stages)
+    width, step = max(windows.size * stride, _reach(stages, windows.size)), windows.step * stride
     places = [(clip, index) for clip, length in enumerate(lengths) for index in range(windows.count(length))]
     valid = mask_of_lengths(torch.tensor(num_frames, device=features.device), features.shape[1])
     cut = [(features[clip, index * step :][:width], valid[clip, index * step :][:width]) for clip, index in places]
@@ -61,7 +62,7 @@ def _encode_in_windows(
 
 
 def _reach(stages: Stages, num_frames: int) -> int:
-    """The most audio frames that make `num_frames` encoder frames."""
+    """The fewest audio frames that make `num_frames` encoder frames."""
     for stage in reversed(stages):
-        num_frames = num_frames * stage.stride + stage.kernel - 1 - 2 * stage.padding
+        num_frames = (num_frames - 1) * stage.stride + stage.kernel - 2 * stage.padding
     return num_frames

@@ -16,7 +16,11 @@ from transformers import ParakeetEncoder, PreTrainedConfig, PreTrainedModel
 
 from voicetextblender.audio.lengths import Stage
 
-from . import w2v_bert, waveform, whisper
+from .w2v_bert import STAGES as W2V_BERT_STAGES
+from .w2v_bert import W2vBertTower
+from .waveform import HubertTower, Wav2Vec2Tower, WavLMTower, convolution_stages
+from .whisper import STAGES as WHISPER_STAGES
+from .whisper import WhisperTower
 
 Stages = tuple[Stage, ...]
 
@@ -29,11 +33,13 @@ class Family:
         tower: the class that encodes.
         stages: from a configuration to the stages between audio frames and encoder frames.
         layers_key: what the configuration calls its number of layers.
+        window: from a configuration to the most encoder frames at once, or None where there is no limit.
     """
 
     tower: type[PreTrainedModel]
     stages: Callable[[Any], Stages]
     layers_key: str = "num_hidden_layers"
+    window: Callable[[Any], int | None] = lambda config: None
 
 
 def _fastconformer_stages(config: Any) -> Stages:
@@ -44,11 +50,16 @@ def _fastconformer_stages(config: Any) -> Stages:
 
 FAMILIES: dict[str, Family] = {
     "parakeet_encoder": Family(ParakeetEncoder, _fastconformer_stages),
-    "whisper": Family(whisper.WhisperTower, lambda config: whisper.STAGES, "encoder_layers"),
-    "wav2vec2-bert": Family(w2v_bert.W2vBertTower, lambda config: w2v_bert.STAGES),
-    "wav2vec2": Family(waveform.Wav2Vec2Tower, waveform.convolution_stages),
-    "hubert": Family(waveform.HubertTower, waveform.convolution_stages),
-    "wavlm": Family(waveform.WavLMTower, waveform.convolution_stages),
+    "whisper": Family(
+        WhisperTower,
+        lambda config: WHISPER_STAGES,
+        layers_key="encoder_layers",
+        window=lambda config: config.max_source_positions,
+    ),
+    "wav2vec2-bert": Family(W2vBertTower, lambda config: W2V_BERT_STAGES),
+    "wav2vec2": Family(Wav2Vec2Tower, convolution_stages),
+    "hubert": Family(HubertTower, convolution_stages),
+    "wavlm": Family(WavLMTower, convolution_stages),
 }
 """By the `model_type` of the encoder's configuration."""
 

@@ -163,7 +163,7 @@ def _leave_out_random(config: PreTrainedConfig) -> None:
 
 def _choose_windows(config: PreTrainedConfig, settings: EncoderSettings, hop: int) -> Windows | None:
     """In encoder frames of `hop` samples."""
-    most: int | None = config.max_source_positions if config.model_type == "whisper" else None
+    most = FAMILIES[config.model_type].window(config)
     size = most if settings.window_s is None else seconds_to_samples(settings.window_s) // hop
     if size is None:
         return None

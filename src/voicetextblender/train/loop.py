@@ -40,11 +40,13 @@ def train(recipe: Recipe, run_dir: Path, console: Console | None = None) -> Path
     finished one is left as it is.
 
     Raises:
-        RunError: The folder is in use or holds a run of another recipe; a loss or gradient is not finite.
+        RunError: The folder is in use or holds a run of another recipe; the number of ranks does not fit the recipe; a
+            loss or gradient is not finite.
         VoiceTextBlenderError: Models, data or checkpoints that cannot be used.
     """
     console = console or Console()
     with join_ranks(recipe.train.device) as ranks, open_run(run_dir, recipe, ranks):
+        check_shard_size(recipe.train, ranks)
         model_dir = run_dir / MODEL_FOLDER
         if (model_dir / MANIFEST).is_file():
             if ranks.is_first:
@@ -61,7 +63,6 @@ def train(recipe: Recipe, run_dir: Path, console: Console | None = None) -> Path
 
 def _train_steps(recipe: Recipe, run_dir: Path, composite: Composite, ranks: Ranks, console: Console) -> None:
     config, model = recipe.train, composite.model
-    check_shard_size(config, ranks)
     geometry = Geometry(composite.num_audio_tokens, composite.geometry_fingerprint)
     with ranks.first_rank_first():
         loader = build_loader(recipe.data, composite.renderer, geometry, recipe.seed, show_progress)

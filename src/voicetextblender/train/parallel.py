@@ -109,11 +109,7 @@ def parallelise(model: VoiceTextBlenderForConditionalGeneration, config: TrainCo
     """Bring the model to the device of this rank, as `train.parallel` says.
 
     Sharded, block after block goes there, and the whole of it never does: the model should still be in host memory.
-
-    Raises:
-        RunError: `train.shard_size` does not fit the number of ranks.
     """
-    check_shard_size(config, ranks)
     entrance = Entrance(model)
     if is_sharded(config, ranks):
         _shard(entrance, model, config, _make_mesh(config, ranks))

@@ -23,14 +23,14 @@ fi
 recipe=$1 run=$2
 shift 2
 
-head_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 export OMP_NUM_THREADS=4 # of each process; the workers that read data have their own
 # --max-restarts: a process that dies takes the others with it, and all of them start again from the newest checkpoint.
 srun --kill-on-bad-exit=1 torchrun \
     --nnodes "$SLURM_NNODES" \
     --nproc-per-node "${SLURM_GPUS_ON_NODE:-8}" \
     --rdzv-backend c10d \
-    --rdzv-endpoint "$head_node:29500" \
+    --rdzv-endpoint "${nodes[0]}:29500" \
     --rdzv-id "$SLURM_JOB_ID" \
     --max-restarts 3 \
     -m voicetextblender train "$recipe" --out "$run" "$@"

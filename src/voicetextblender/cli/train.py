@@ -13,6 +13,7 @@ EXAMPLES = examples(
     ("vtb train mini", "the shipped recipe; the run goes to runs/mini/joint"),
     ("vtb train mini --out runs/mine train.steps=500 model.lora.rank=8", "with values of your own"),
     ("torchrun --nproc-per-node 2 -m voicetextblender train recipe.yaml --out runs/big", "on two devices"),
+    ("torchrun --nproc-per-node 8 -m voicetextblender train recipe.yaml train.parallel=fsdp", "a model in shards"),
 )
 
 

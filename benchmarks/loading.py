@@ -26,8 +26,8 @@ import soundfile
 
 from voicetextblender.audio.lengths import HOP_LENGTH, SUBSAMPLING_FACTOR, num_audio_tokens
 from voicetextblender.audio.waveform import write_waveform
-from voicetextblender.data.index import Geometry
 from voicetextblender.data.loader import DataConfig, Loader, build_loader
+from voicetextblender.data.measure import Geometry
 from voicetextblender.units import SAMPLING_RATE
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -29,11 +29,11 @@ from voicetextblender.audio.groups import group_by_length
 from voicetextblender.audio.lengths import HOP_LENGTH, SUBSAMPLING_FACTOR
 from voicetextblender.batch import Batch
 from voicetextblender.data.blend import Blend
-from voicetextblender.data.index import Geometry
 from voicetextblender.data.loader import Loader, build_loader
-from voicetextblender.data.packing import ATTENTION_TOKENS
+from voicetextblender.data.measure import Geometry
 from voicetextblender.data.plan import Draw, Microbatch, Plan, PlanConfig, RowLengths
 from voicetextblender.data.reading import RowReader
+from voicetextblender.data.sharing import ATTENTION_TOKENS
 from voicetextblender.model.build import Composite, build_composite
 from voicetextblender.train.recipe import Recipe, load_recipe
 from voicetextblender.train.step import batch_losses

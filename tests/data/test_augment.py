@@ -13,8 +13,8 @@ import torch
 from tests.data.rows import WriteManifest, audio_row, text_row, write_tone
 from tests.data.test_loader import assert_same, batches_of
 from voicetextblender.chat.render import Renderer
-from voicetextblender.data.index import Geometry
 from voicetextblender.data.loader import DataConfig, Loader, build_loader
+from voicetextblender.data.measure import Geometry
 from voicetextblender.data.plan import Draw
 
 SHARED = {"speed": {"factors": [0.8, 1.25]}, "gain": {"probability": 1.0}, "codec": {"codecs": ["mulaw"]}}

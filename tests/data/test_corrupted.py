@@ -15,8 +15,8 @@ from tests.data.corrupt import damage_files, damage_line
 from tests.data.rows import audio_row, write_tone
 from voicetextblender.chat.render import Renderer
 from voicetextblender.data.check import CheckedSource, check_sources
-from voicetextblender.data.index import Geometry, Limits
 from voicetextblender.data.loader import DataConfig, Loader, build_loader
+from voicetextblender.data.measure import Geometry, Limits
 
 NUM_CLEAN = 60
 SIZES = (120, pytest.param(1000, marks=pytest.mark.slow))

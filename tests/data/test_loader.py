@@ -17,8 +17,8 @@ from tests.data.rows import WriteManifest, audio_row, text_row, write_tone
 from voicetextblender.audio.waveform import read_waveform
 from voicetextblender.batch import PADDING, Batch
 from voicetextblender.chat.render import Renderer
-from voicetextblender.data.index import Geometry
 from voicetextblender.data.loader import DataConfig, LoadedStep, Loader, build_loader
+from voicetextblender.data.measure import Geometry
 from voicetextblender.errors import DataError
 
 

@@ -14,8 +14,8 @@ from voicetextblender.audio.lengths import num_audio_tokens
 from voicetextblender.chat.clips import read_clip
 from voicetextblender.chat.render import Renderer
 from voicetextblender.chat.slots import CLIP_SLOT, LANGUAGE_SLOT, QUESTION_SLOT
-from voicetextblender.data.index import Geometry
 from voicetextblender.data.loader import DataConfig, Loader, build_loader
+from voicetextblender.data.measure import Geometry
 from voicetextblender.data.readers.config import SourceConfig
 from voicetextblender.data.readers.spoken import _read_library
 from voicetextblender.errors import DataError

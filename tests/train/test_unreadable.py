@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from tests.tiny import make_recipe
-from voicetextblender.data.index import NO_AUDIO
+from voicetextblender.data.measure import NO_AUDIO
 from voicetextblender.errors import RunError
 from voicetextblender.train import loop, unreadable
 from voicetextblender.train.recipe import Recipe

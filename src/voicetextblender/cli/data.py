@@ -16,8 +16,8 @@ from voicetextblender.errors import RecipeError, describe
 if TYPE_CHECKING:
     from voicetextblender.chat.render import Renderer
     from voicetextblender.data.check import CheckedSource, CheckResult
-    from voicetextblender.data.index import Geometry
     from voicetextblender.data.loader import Loader
+    from voicetextblender.data.measure import Geometry
     from voicetextblender.data.preview_page import Preview
     from voicetextblender.data.readers.config import SourceConfig
     from voicetextblender.data.survey import Survey
@@ -119,7 +119,7 @@ def stats(
 
     loaded = load_recipe(recipe, overrides or [])
     loader, surveys = read_data(loaded, workers or count_cores())
-    size, steps = loaded.data.conversations_per_step, loaded.train.steps
+    size, steps = loader.plan.conversations_per_step, loaded.train.steps
     figures = measure_stats(loader.indexes, surveys, loader.plan.blend, size, steps)
     print_stats(figures, console)
     if out is not None:
@@ -201,15 +201,15 @@ def make_preview(
         name: survey_source(open_row(name, row, config.all_sources, Path(config.cache_dir)), row.max_items)
         for name, row in (recipe.evaluate.rows if recipe.evaluate else {}).items()
     }
-    keys = ("conversations_per_step", "max_tokens_per_microbatch", "max_conversation_tokens", "max_clip_s")
+    keys = ("max_tokens_per_microbatch", "max_conversation_tokens", "max_clip_s")
     return Preview(
         name=recipe.name,
-        stats=measure_stats(indexes, surveys, plan.blend, config.conversations_per_step, num_steps),
+        stats=measure_stats(indexes, surveys, plan.blend, plan.conversations_per_step, num_steps),
         simulation=simulation,
         repeats=count_repeats(indexes, surveys),
         overlaps=count_overlap(surveys, evaluation),
         rows=choose_rows(plan, indexes, surveys, rows_per_kind, loader.reader.show),
-        limits={key: getattr(config, key) for key in keys},
+        limits={"conversations_per_step": plan.conversations_per_step} | {key: getattr(config, key) for key in keys},
     )
 
 
@@ -239,7 +239,7 @@ def find_sources(targets: Sequence[str]) -> tuple[list[CheckedSource], Recipe | 
         RecipeError: two recipes, or values to change that nothing has.
     """
     from voicetextblender.data.check import CheckedSource
-    from voicetextblender.data.index import Limits
+    from voicetextblender.data.measure import Limits
     from voicetextblender.data.readers.config import SourceConfig
     from voicetextblender.train.recipe import load_recipe, shipped_recipes
     from voicetextblender.train.validate import validate
@@ -289,7 +289,7 @@ def open_geometry(config: ModelConfig | None) -> tuple[Renderer | None, Geometry
     """
     from voicetextblender.audio.lengths import FASTCONFORMER_TOKENS
     from voicetextblender.cli.look import open_renderer
-    from voicetextblender.data.index import Geometry
+    from voicetextblender.data.measure import Geometry
 
     if config is None:
         return None, Geometry(FASTCONFORMER_TOKENS, FASTCONFORMER_TOKENS.fingerprint)

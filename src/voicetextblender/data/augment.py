@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from voicetextblender.audio.distort import AugmentConfig, Distorter, SpeedConfig, change_speed
-from voicetextblender.data.index import Geometry, SourceIndex
+from voicetextblender.data.index import SourceIndex
+from voicetextblender.data.measure import Geometry
 from voicetextblender.data.plan import Draw
 from voicetextblender.data.speed import Speeds
 

@@ -25,7 +25,8 @@ from voicetextblender.data.blend_config import (
     make_group,
     walk_sources,
 )
-from voicetextblender.data.index import Geometry, Limits, SourceIndex, open_index
+from voicetextblender.data.index import SourceIndex, open_index
+from voicetextblender.data.measure import Geometry, Limits
 from voicetextblender.data.plan import Plan, PlanConfig
 from voicetextblender.data.readers.config import SourceConfig
 from voicetextblender.data.reading import Example, Failure, Known, RowReader, Tell
@@ -46,6 +47,8 @@ class DataConfig(PlanConfig):
         temperature: multiplies the weight of each entry of `sources` by its number of usable rows to this power: 1
             shares in proportion to the rows, 0 and null by the weights alone.
         num_workers: processes that read and decode; 0 does it in the training process.
+        index_workers: processes that build an index, each row within a time limit; 0 does it in the training process,
+            without one.
         augment: how the waveforms of clips are changed; null for not at all.
         on_bad_row: "stop" refuses a manifest with rows that cannot be used; "skip" drops and counts them.
         clip_timeout_s: seconds for a row or a clip in training; one that takes longer is replaced and counted.
@@ -56,6 +59,7 @@ class DataConfig(PlanConfig):
     sources: tuple[SourceOrGroup, ...] = Field(min_length=1)
     temperature: Temperature = None
     num_workers: int = Field(2, ge=0)
+    index_workers: int = Field(2, ge=0)
     augment: AugmentConfig | None = None
     on_bad_row: Literal["stop", "skip"] = "stop"
     clip_timeout_s: float = Field(CLIP_TIMEOUT_S, gt=0)
@@ -214,10 +218,10 @@ def open_indexes(
     limits = Limits(config.max_conversation_tokens, config.max_clip_s)
     indexes = []
     cache_dir = Path(config.cache_dir)
+    open_one = partial(open_index, on_bad_row=config.on_bad_row, num_workers=config.index_workers)
     for source in (open_source(config.all_sources[name], cache_dir) for name in names):
-        arguments = (source, renderer, geometry, limits, cache_dir)
         with show_progress(f"Indexing {source.name}") as report:
-            indexes.append(open_index(*arguments, on_bad_row=config.on_bad_row, report=report))
+            indexes.append(open_one(source, renderer, geometry, limits, cache_dir, report=report))
     return indexes
 
 

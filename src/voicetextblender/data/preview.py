@@ -12,7 +12,6 @@ import numpy as np
 from voicetextblender.audio.groups import group_by_length
 from voicetextblender.chat.conversation import Conversation
 from voicetextblender.data.index import SourceIndex
-from voicetextblender.data.packing import conversation_cost
 from voicetextblender.data.plan import Draw, Microbatch, Plan
 from voicetextblender.data.survey import Survey
 from voicetextblender.progress import Report
@@ -239,10 +238,7 @@ def _measure(
 
 
 def _imbalance(ranks: Sequence[Sequence[Microbatch]], plan: Plan) -> float:
-    costs = [
-        sum(conversation_cost(*plan.length(draw)) for rows in microbatches for row in rows for draw in row)
-        for microbatches in ranks
-    ]
+    costs = [plan.cost([draw for rows in share for row in rows for draw in row]) for share in ranks]
     return max(costs) * len(costs) / sum(costs) - 1
 
 

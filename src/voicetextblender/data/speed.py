@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from voicetextblender.audio.distort import SpeedConfig, draw_speed, num_samples_at_speed
 from voicetextblender.audio.lengths import HOP_LENGTH
-from voicetextblender.data.index import Geometry, SourceIndex
+from voicetextblender.data.index import SourceIndex
+from voicetextblender.data.measure import Geometry
 from voicetextblender.files import derive_seed
 from voicetextblender.units import seconds_to_samples
 

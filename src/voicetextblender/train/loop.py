@@ -7,8 +7,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from voicetextblender.data.index import Geometry, fingerprint_sources
+from voicetextblender.data.index import fingerprint_sources
 from voicetextblender.data.loader import build_loader
+from voicetextblender.data.measure import Geometry
 from voicetextblender.model.build import Composite, build_composite
 from voicetextblender.model.packing import check_packing, choose_attention
 from voicetextblender.model.trainable import trainable_parameters
@@ -71,7 +72,7 @@ def _train_steps(recipe: Recipe, run_dir: Path, composite: Composite, ranks: Ran
     store = CheckpointStore(run_dir / "checkpoints", recipe_fingerprint(recipe), config.keep_checkpoints)
     first = store.load_newest(parameters, optimizer)
     if first == 0 and recipe.model.warm_start == "ctc":
-        num_steps = math.ceil(WARM_START_CONVERSATIONS / recipe.data.conversations_per_step)
+        num_steps = math.ceil(WARM_START_CONVERSATIONS / loader.plan.conversations_per_step)
         heard = (batch for loaded in loader.steps(0, num_steps) for batch in loaded.batches)
         explained = warm_start_adapter(composite, recipe.model.speech_encoder, heard)
         if ranks.is_first:
@@ -80,7 +81,8 @@ def _train_steps(recipe: Recipe, run_dir: Path, composite: Composite, ranks: Ran
     if ranks.is_first:
         write_json(run_dir / "data.json", fingerprint_sources({index.name: index for index in loader.indexes}))
     unreadable = Unreadable(run_dir, first, recipe.data.max_failed_share, ranks)
-    with RunLog(run_dir, config.steps, first, console if ranks.is_first else None, config.tensorboard) as log:
+    shown_on = console if ranks.is_first else None
+    with RunLog(run_dir, config.steps, first, shown_on, config.tensorboard, ranks.num_ranks) as log:
         loaded_steps = loader.steps(first, config.steps, ranks.rank, ranks.num_ranks, unreadable.known)
         for step, loaded in enumerate(loaded_steps, start=first):
             rows = unreadable.add(step, loaded)

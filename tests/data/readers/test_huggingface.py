@@ -15,8 +15,8 @@ from tests.data.rows import write_tone
 from voicetextblender.audio.waveform import read_waveform
 from voicetextblender.chat.clips import count_samples, read_clip
 from voicetextblender.chat.render import Renderer
-from voicetextblender.data.index import Geometry
 from voicetextblender.data.loader import DataConfig, build_loader
+from voicetextblender.data.measure import Geometry
 from voicetextblender.errors import DataError
 
 

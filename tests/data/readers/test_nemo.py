@@ -21,8 +21,8 @@ from voicetextblender.audio.waveform import read_waveform
 from voicetextblender.chat.clips import count_samples, read_clip
 from voicetextblender.chat.conversation import AudioPart
 from voicetextblender.chat.render import Renderer
-from voicetextblender.data.index import Geometry
 from voicetextblender.data.loader import DataConfig, build_loader
+from voicetextblender.data.measure import Geometry
 from voicetextblender.data.readers.tar import Tars
 from voicetextblender.errors import AudioError, DataError
 

@@ -55,7 +55,9 @@ def test_an_error_is_one_red_line_and_status_2() -> None:
     result = CliRunner().invoke(app, ["train", "minni"])
     assert result.exit_code == 2
     assert result.stdout == ""
-    assert result.stderr.startswith("error: recipe 'minni': no recipe of that name in the package; there are mini")
+    assert result.stderr.startswith(
+        "error: recipe 'minni': no recipe of that name in the package; there are canary-qwen, "
+    )
     assert "Traceback" not in result.stderr
 
 
@@ -78,12 +80,24 @@ def test_version() -> None:
 
 def test_recipe_list_names_the_shipped_ones() -> None:
     result = CliRunner().invoke(app, ["recipe", "list"])
-    assert [line.split()[0] for line in result.output.splitlines()] == [
+    assert [line.split()[0] for line in result.output.splitlines() if not line.startswith(" ")] == [
+        "canary-qwen",
+        "canary-qwen-conformer",
+        "canary-qwen-gated",
         "mini",
         "mini-digits",
         "mini-frozen-llm",
         "mini-readings",
         "mini-speech-only",
+        "voicetextblender-3b",
+        "voicetextblender-3b-frozen-llm",
+        "voicetextblender-3b-gated",
+        "voicetextblender-3b-linear",
+        "voicetextblender-3b-speech-only",
+        "whisper-llama",
+        "whisper-llama-8b",
+        "whisper-llama-qformer",
+        "whisper-llama-top-layers",
     ]
 
 

@@ -12,11 +12,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from tests.tiny import make_recipe
 from voicetextblender.audio.lengths import TokenCount
+from voicetextblender.errors import ModelError
 from voicetextblender.model.adapters.base import ModalityAdapter, initialise_projection
 from voicetextblender.model.adapters.choose import ADAPTERS, make_adapter
 from voicetextblender.model.adapters.config import AdapterConfig, ConformerConfig
 from voicetextblender.model.build import Composite, build_composite, build_processor
 from voicetextblender.model.clips import embed_clips
+from voicetextblender.model.skeleton import build_skeleton
 from voicetextblender.model.weights import load_composite, save_composite
 
 ADAPTER_CONFIG: TypeAdapter[Any] = TypeAdapter(AdapterConfig)
@@ -113,6 +115,15 @@ def test_a_section_without_a_kind_is_a_conformer_and_strangers_are_refused() -> 
     for values in ({"kind": "linear", "num_heads": 2}, {"kind": "mlp"}, {"kind": "stack", "width": 5}):
         with pytest.raises(ValidationError):
             ADAPTER_CONFIG.validate_python(values)
+
+
+@pytest.mark.parametrize("kind", ["conformer", "qformer"])
+def test_heads_that_do_not_divide_the_encoders_width_are_refused(kind: str, folder: Path) -> None:
+    message = r"model\.adapter\.num_heads: 5 heads; a divisor of the encoder's width, 32\. Choose one\."
+    config = make_recipe(folder, model={"adapter": {"kind": kind, "num_heads": 5}}).model
+    for build_it in (lambda: build_composite(config, 0), lambda: build_skeleton(config)):
+        with pytest.raises(ModelError, match=message):
+            build_it()
 
 
 @pytest.fixture(scope="module")

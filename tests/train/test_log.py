@@ -38,6 +38,16 @@ def test_the_log_holds_each_step_once_also_after_a_resume(tmp_path: Path) -> Non
     assert entries[0]["audio_s"] == 0.5 and entries[0]["supervised_tokens"] == 8 and entries[0]["lr"] == 1e-3
 
 
+def test_speed_is_told_for_all_and_for_each_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter((10.0, 10.25))
+    monkeypatch.setattr(log.time, "monotonic", lambda: next(clock))
+    with RunLog(tmp_path, 4, 0, Console(file=io.StringIO()), tensorboard=False, num_ranks=4) as run_log:
+        run_log.write(0, RESULT, 1e-3, torch.device("cpu"))
+    entry = json.loads((tmp_path / "log.jsonl").read_text())
+    assert (entry["step_s"], entry["tokens_per_s"], entry["audio_s_per_s"]) == (0.25, 160.0, 2.0)
+    assert entry["speech_h_per_gpu_h"] == 0.5
+
+
 def test_plain_lines_come_every_few_seconds_and_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log, "PLAIN_LINE_EVERY_S", 1e9)
     lines = write_steps(tmp_path / "one", 0, 4)

@@ -198,7 +198,7 @@ def test_an_override_of_an_unknown_section_is_told_with_the_command_line(small: 
         load_recipe(small, ["trian.steps=3"])
     assert str(caught.value) == (
         "command line 'trian.steps=3' trian: unknown key 'trian'; allowed are name, description, seed, model, data, "
-        "train, evaluate. Did you mean 'train'? Rename or remove it."
+        "train, published, evaluate. Did you mean 'train'? Rename or remove it."
     )
 
 

@@ -1,6 +1,8 @@
-"""`vtb recipe`: what a recipe says."""
+"""`vtb recipe`: what a recipe says, and what it would build."""
 
 from __future__ import annotations
+
+from typing import Annotated
 
 import typer
 
@@ -10,10 +12,14 @@ app = typer.Typer(
     name="recipe",
     no_args_is_help=True,
     rich_markup_mode="rich",
-    help="Show recipes.",
+    help="Show recipes, and check what they would build.",
     epilog=examples(
         ("vtb recipe list", "the recipes in the package"),
         ("vtb recipe show mini", "every value, defaults written out"),
+        (
+            "vtb recipe check voicetextblender-3b --gpus 8",
+            "parameters, memory and what is missing, before anything runs",
+        ),
     ),
 )
 
@@ -51,3 +57,43 @@ def list_recipes() -> None:
     for name in shipped_recipes():
         table.add_row(f"[bold]{name}[/bold]", load_recipe(name).description)
     console.print(table)
+
+
+@app.command(
+    epilog=examples(
+        ("vtb recipe check voicetextblender-3b", "its parts, their parameters and memory, and what is missing here"),
+        ("vtb recipe check canary-qwen --gpus 8 --tensors", "memory when eight GPUs share it, and every shape"),
+        ("vtb recipe check whisper-llama model.adapter.kind=qformer model.lora.rank=8", "with values of your own"),
+    )
+)
+def check(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    gpus: Annotated[int, typer.Option(min=1, help="GPUs of the training, over all machines.")] = 1,
+    tensors: Annotated[bool, typer.Option("--tensors", help="Also print the shape of every tensor.")] = False,
+) -> None:
+    """Build a recipe's model without weights and print what it is and needs.
+
+    Parameters of every part, frozen and trained; memory per GPU; files, packages and GPUs that are missing on this
+    machine. Configurations come from this machine, from the public models whose shapes the package knows, or from the
+    hub. Nothing is downloaded but those, and exit status 1 means that something is missing.
+    """
+    from voicetextblender.cli import recipe_check
+    from voicetextblender.train.memory import estimate_memory
+    from voicetextblender.train.recipe import load_recipe
+    from voicetextblender.train.recipe_check import check_recipe
+
+    loaded = load_recipe(recipe, overrides or [])
+    result = check_recipe(loaded, gpus)
+    recipe_check.print_parts(result)
+    recipe_check.print_audio(result)
+    estimates = {
+        "DDP": estimate_memory(result.skeleton, loaded, gpus, "ddp"),
+        "FSDP2": estimate_memory(result.skeleton, loaded, gpus, "fsdp2"),
+    }
+    recipe_check.print_memory(estimates, gpus)
+    if tensors:
+        recipe_check.print_tensors(result)
+    recipe_check.print_needs(result)
+    if not all(need.is_there for need in result.needs):
+        raise typer.Exit(1)

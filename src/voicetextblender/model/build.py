@@ -19,7 +19,7 @@ from voicetextblender.config import StrictConfig
 from voicetextblender.errors import ModelError, describe
 from voicetextblender.files import derive_seed
 from voicetextblender.model.adapters.base import initialise_projection
-from voicetextblender.model.adapters.config import AdapterConfig, ConformerConfig
+from voicetextblender.model.adapters.config import AdapterConfig, ConformerConfig, check_heads
 from voicetextblender.model.configuration import VoiceTextBlenderConfig
 from voicetextblender.model.encoders.families import encoder_stages
 from voicetextblender.model.encoders.load import load_encoder, load_whole
@@ -92,6 +92,7 @@ def build_composite(config: ModelConfig, seed: int) -> Composite:
     """
     llm = load_whole(AutoModelForCausalLM, config.llm)
     plan = plan_encoder(config.speech_encoder, config.encoder)
+    check_heads(config.adapter, plan.config.hidden_size)
     encoder = load_encoder(plan)
     tokenizer = AutoTokenizer.from_pretrained(config.llm)
     composite_config = VoiceTextBlenderConfig(

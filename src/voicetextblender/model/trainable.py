@@ -77,6 +77,7 @@ def set_trainable(model: nn.Module, trainable: TrainableConfig, lora_acts: bool 
     learns = {name for part, choice in chosen.items() for name in _choose(part, names[part], choice)}
     if trainable.llm == "lora" and lora_acts:
         learns |= pairs
+    learns -= set(NEVER_TRAINED)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in learns and name not in NEVER_TRAINED)
 

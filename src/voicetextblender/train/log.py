@@ -32,10 +32,19 @@ class RunLog:
 
     Args:
         console: Where people look; None on every rank but the first, which then writes nothing at all.
+        num_ranks: GPUs, or processes, that share the work.
     """
 
-    def __init__(self, run_dir: Path, steps: int, first_step: int, console: Console | None, tensorboard: bool) -> None:
-        self.steps, self.first_step, self.console = steps, first_step, console
+    def __init__(
+        self,
+        run_dir: Path,
+        steps: int,
+        first_step: int,
+        console: Console | None,
+        tensorboard: bool,
+        num_ranks: int = 1,
+    ) -> None:
+        self.steps, self.first_step, self.console, self.num_ranks = steps, first_step, console, num_ranks
         self.file: TextIO | None = None
         self.writer: Any = None
         self.bar: Progress | None = None
@@ -94,7 +103,9 @@ class RunLog:
             "grad_norm": result.grad_norm,
             "lr": learning_rate,
             "step_s": round(step_s, 4),
+            "tokens_per_s": round(result.num_tokens / step_s, 1),
             "audio_s_per_s": round(audio_s / step_s, 2),
+            "speech_h_per_gpu_h": round(audio_s / step_s / self.num_ranks, 2),
             "memory_gb": round(memory_gb(device), 3),
             "remaining_s": round(remaining_s, 1),
         }

@@ -78,7 +78,8 @@ def _train_steps(recipe: Recipe, run_dir: Path, composite: Composite, ranks: Ran
     model.train()
     if ranks.is_first:
         write_json(run_dir / "data.json", fingerprint_sources({index.name: index for index in loader.indexes}))
-    with RunLog(run_dir, config.steps, first, console if ranks.is_first else None, config.tensorboard) as log:
+    shown_on = console if ranks.is_first else None
+    with RunLog(run_dir, config.steps, first, shown_on, config.tensorboard, ranks.num_ranks) as log:
         batches_of_steps = loader.steps(first, config.steps, ranks.rank, ranks.num_ranks)
         for step, batches in enumerate(batches_of_steps, start=first):
             learning_rate = learning_rate_at(step, config.steps, config.optim)

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, Field, model_validator
@@ -20,6 +20,9 @@ from voicetextblender.model.build import ModelConfig
 from voicetextblender.train.config import TrainConfig
 from voicetextblender.train.validate import suggest, validate
 from voicetextblender.train.yaml_tree import Tree, apply_override, dotted, overlay, read_yaml
+
+Count = Literal["speech_encoder", "adapter", "llm", "lora", "whole", "trained"]
+"""What parameters are counted of."""
 
 
 class Recipe(StrictConfig):
@@ -37,6 +40,9 @@ class Recipe(StrictConfig):
     """What is read."""
     train: TrainConfig
     """How it learns."""
+    published: dict[Count, str | None] = {}
+    """Parameters that others have published for this model, null where it is not known; `vtb recipe check` prints them
+    beside its own count."""
     evaluate: EvaluateConfig | None = None
     """Held-out items to measure on; without it `vtb evaluate` has nothing to do."""
 

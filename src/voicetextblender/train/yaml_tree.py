@@ -203,7 +203,7 @@ def apply_override(tree: Tree, override: str) -> None:
         raise RecipeError(describe(where, "no override", "`key.key=value`", "Write it like train.steps=10"))
     value = parse_yaml(f"value: {text}", where).values["value"]
     container: Any = tree.values
-    is_item = False
+    is_section = False  # neither the whole tree nor an item of a list
     resolved: KeyPath = ()
     for depth, key in enumerate(path):
         if not isinstance(container, (dict, list)):
@@ -212,10 +212,10 @@ def apply_override(tree: Tree, override: str) -> None:
         index: Any = _item_index(container, key, path[: depth + 1], where) if isinstance(container, list) else key
         resolved = (*resolved, str(index))
         if depth < len(path) - 1:
-            is_item = isinstance(container, list)
+            is_section = isinstance(container, dict)
             container = _open_child(container, index)
             continue
-        if not is_item and key == "kind" and _is_of_another_kind(container, {key: value}):
+        if is_section and key == "kind" and _is_of_another_kind(container, {key: value}):
             container.clear()
         container[index] = value
     _move_origins(tree, Tree({}, {resolved: where}), resolved, resolved)

@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, field_validator
 
 from voicetextblender.audio.lengths import Stage
 from voicetextblender.config import StrictConfig
+from voicetextblender.errors import ModelError, describe
 
 Stages = tuple[Stage, ...]
 
@@ -115,3 +116,21 @@ AdapterConfig = Annotated[
     BeforeValidator(_name_kind),
 ]
 """One of the adapters, by its `kind`."""
+
+
+def check_heads(adapter: AdapterConfig, encoder_size: int) -> None:
+    """Refuse attention heads that do not share the encoder's width evenly.
+
+    Raises:
+        ModelError: they do not.
+    """
+    num_heads = getattr(adapter, "num_heads", 1)
+    if encoder_size % num_heads:
+        raise ModelError(
+            describe(
+                "model.adapter.num_heads",
+                f"{num_heads} heads",
+                f"a divisor of the encoder's width, {encoder_size}",
+                "Choose one",
+            )
+        )

@@ -48,17 +48,20 @@ class EncoderPlan:
         return TokenCount((self.front_end.framing, *encoder_stages(self.config)))
 
 
-def plan_encoder(path: str, settings: EncoderSettings | None = None) -> EncoderPlan:
+def plan_encoder(
+    path: str, settings: EncoderSettings | None = None, config: PreTrainedConfig | None = None
+) -> EncoderPlan:
     """Read what a checkpoint says about its encoder, and apply `settings`.
 
     Args:
         path: a `save_pretrained` folder or hub name, of the encoder or of a model around it; or a `.nemo` archive.
+        config: the encoder's configuration, where it need not be read.
 
     Raises:
         ModelError: No such model, one of another kind, or settings that it cannot take.
     """
     settings = settings or EncoderSettings()
-    config = read_encoder_config(path)
+    config = copy.deepcopy(config) or read_encoder_config(path)
     _check_kind(path, config)
     _cut_layers(config, settings.layer)
     _leave_out_masking(config)

@@ -29,10 +29,11 @@ from voicetextblender.audio.groups import group_by_length
 from voicetextblender.audio.lengths import HOP_LENGTH, SUBSAMPLING_FACTOR
 from voicetextblender.batch import Batch
 from voicetextblender.data.blend import Blend
-from voicetextblender.data.index import Geometry
 from voicetextblender.data.loader import Loader, build_loader
-from voicetextblender.data.packing import ATTENTION_TOKENS
+from voicetextblender.data.measure import Geometry
 from voicetextblender.data.plan import Draw, Microbatch, Plan, PlanConfig, RowLengths
+from voicetextblender.data.reading import RowReader
+from voicetextblender.data.sharing import ATTENTION_TOKENS
 from voicetextblender.model.build import Composite, build_composite
 from voicetextblender.train.recipe import Recipe, load_recipe
 from voicetextblender.train.step import batch_losses
@@ -113,7 +114,10 @@ def make_loaders(recipe: Recipe, composite: Composite) -> dict[str, Loader]:
     geometry = Geometry(composite.num_audio_tokens, composite.geometry_fingerprint)
     loader = build_loader(recipe.data, composite.renderer, geometry, recipe.seed)
     plans = three_ways(loader.indexes, loader.plan.blend, recipe.data)
-    return {way: Loader(plan, loader.indexes, loader.renderer, geometry, recipe.seed) for way, plan in plans.items()}
+    return {
+        way: Loader(RowReader(plan, loader.indexes, composite.renderer, geometry, recipe.seed))
+        for way, plan in plans.items()
+    }
 
 
 def three_ways(indexes: Sequence[RowLengths], blend: Blend, config: PlanConfig) -> dict[str, Plan]:

@@ -15,10 +15,7 @@ from __future__ import annotations
 import argparse
 import base64
 import io
-import json
-import os
 import random
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -30,6 +27,7 @@ import numpy as np
 import soundfile
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
+from vllm_client import PASSES, ask_engine, ask_server
 
 from voicetextblender.chat.clips import read_clip
 from voicetextblender.chat.conversation import AudioPart, Conversation, TextPart, Turn
@@ -75,11 +73,12 @@ def main() -> int:
     parser.add_argument("--families", nargs="*", default=FAMILIES, help="model types of tiny random LLMs")
     parser.add_argument("--encoders", nargs="*", default=(), help="families of tiny random encoders, with a Llama")
     parser.add_argument("--prompts", type=int, default=50)
+    parser.add_argument("--server", action="store_true", help="ask the OpenAI server, one request after the other")
     parser.add_argument("--lora", action="store_true", help="do not merge LoRA: the engine adds it to the base LLM")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    print(f"| model | {' | '.join(KINDS)} | prompts | one by one | same prompt ids | distinct replies |")
-    print("|---|" + "---|" * (len(KINDS) + 4))
+    print(f"| model | {' | '.join([*KINDS, *PASSES])} | same prompt ids | distinct replies |")
+    print("|---|" + "---|" * (len(KINDS) + len(PASSES) + 2))
     failed = 0
     with tempfile.TemporaryDirectory() as folder:
         if arguments.run:
@@ -97,49 +96,46 @@ def compare(case: Case, arguments: argparse.Namespace, folder: Path) -> int:
     prompt_ids = [render_ids(case.composite, prompt) for prompt in case.prompts]
     ends = case.composite.renderer.end_of_turn_ids
     export(case.composite, folder / "exported", "lora" if arguments.lora else "merged")
-    together, alone = ask_vllm(case, arguments, folder)
-    equal = [strip(reply["ids"], ends) == ids for reply, ids in zip(together, expected, strict=True)]
-    equal_alone = [strip(reply["ids"], ends) == ids for reply, ids in zip(alone, expected, strict=True)]
-    same_prompt = [reply["prompt_ids"] == ids for reply, ids in zip(together, prompt_ids, strict=True)]
+    ask = ask_server if arguments.server else ask_engine
+    passes = ask(arguments.environment, make_job(case, arguments.lora, folder), folder)
+    equal = {
+        name: [strip(reply["ids"], ends) == ids for reply, ids in zip(replies, expected, strict=True)]
+        for name, replies in passes.items()
+    }
+    first = next(iter(passes))
+    same_prompt = [reply["prompt_ids"] == ids for reply, ids in zip(passes[first], prompt_ids, strict=True)]
     cells = []
     for kind in KINDS:
-        own = [same for same, prompt in zip(equal, case.prompts, strict=True) if kind_of(prompt) == kind]
-        cells.append(f"{sum(own)} of {len(own)}")
-    distinct = len({tuple(ids) for ids in expected})
-    totals = [f"{sum(found)} of {len(found)}" for found in (equal, equal_alone, same_prompt)]
-    print(f"| {case.name} | {' | '.join([*cells, *totals])} | {distinct} |", flush=True)
-    return equal.count(False) + equal_alone.count(False) + same_prompt.count(False)
+        own = [same for same, prompt in zip(equal[first], case.prompts, strict=True) if kind_of(prompt) == kind]
+        cells.append(share(own))
+    cells += [share(equal[name]) if name in equal else "" for name in PASSES]
+    print(f"| {' | '.join([case.name, *cells, share(same_prompt)])} | {len(set(map(tuple, expected)))} |", flush=True)
+    return sum(found.count(False) for found in (*equal.values(), same_prompt))
 
 
-def ask_vllm(case: Case, arguments: argparse.Namespace, folder: Path) -> list[list[dict[str, Any]]]:
-    """The engine's replies to all prompts at once and one by one, from a process of its own."""
-    num_clips = max(len(prompt.clips) for prompt in case.prompts)
+def share(found: Sequence[bool]) -> str:
+    """How many are true, of how many."""
+    return f"{sum(found)} of {len(found)}"
+
+
+def make_job(case: Case, with_lora: bool, folder: Path) -> dict[str, Any]:
+    """What vllm_client.py takes: the exported model and the prompts."""
     engine = {
         "model": str(folder / "exported"),
         "trust_remote_code": True,
         "dtype": "float32",
         "enforce_eager": True,
         "max_model_len": 1024,
-        "limit_mm_per_prompt": {"audio": num_clips},
+        "limit_mm_per_prompt": {"audio": max(len(prompt.clips) for prompt in case.prompts)},
     }
-    job = {
+    return {
         "engine": engine,
-        "lora": str(folder / "exported" / "lora") if arguments.lora else None,
+        "lora": str(folder / "exported" / "lora") if with_lora else None,
         "lora_rank": served_lora_rank(case.composite.config.lora.rank),
         "max_new_tokens": MAX_NEW_TOKENS,
         "logit_bias": {case.composite.renderer.audio_token_id: -100} if case.is_random else {},
         "prompts": [as_messages(prompt) for prompt in case.prompts],
     }
-    (folder / "job.json").write_text(json.dumps(job))
-    settings = {"HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
-    settings |= {"HF_MODULES_CACHE": str(folder / "modules"), "PYTHONPATH": "", "VLLM_NO_USAGE_STATS": "1"}
-    with (folder / "vllm.log").open("w") as log:
-        python, worker = arguments.environment / "bin" / "python", Path(__file__).with_name("vllm_worker.py")
-        command = [str(python), str(worker), str(folder / "job.json"), str(folder / "replies.json")]
-        if subprocess.run(command, env=os.environ | settings, stdout=log, stderr=log, check=False).returncode:
-            raise SystemExit(f"{case.name}: vLLM failed\n{(folder / 'vllm.log').read_text()[-4000:]}")
-    replies: list[list[dict[str, Any]]] = json.loads((folder / "replies.json").read_text())
-    return replies
 
 
 def run_case(run: Path, num_prompts: int) -> Case:

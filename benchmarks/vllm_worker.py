@@ -1,4 +1,4 @@
-"""Answer a job's prompts with vLLM; runs in vLLM's own environment, started by vllm_parity.py.
+"""Answer a job's prompts with vLLM; runs in vLLM's own environment, started by vllm_client.py.
 
 python vllm_worker.py job.json replies.json
 """

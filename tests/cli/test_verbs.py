@@ -164,7 +164,7 @@ def test_prepare_corpus_says_what_it_wrote(world: Path) -> None:
 
 
 def test_export_checks_and_writes(world: Path, tmp_path: Path) -> None:
-    served = "stock vLLM serves it without a plugin: 10 checks, 0 lacking, 0 notes\n"
+    served = "stock vLLM serves it without a plugin: 11 checks, 0 lacking, 0 notes\n"
     assert vtb("export", world / "run", "--check").output == served
     result = vtb("export", world / "run", "--out", tmp_path / "exported")
     assert result.output == f"{served}merged model: {tmp_path}/exported\n"
@@ -187,4 +187,4 @@ def test_export_tells_what_is_lacking(world: Path, tmp_path: Path) -> None:
     result = vtb("export", tmp_path / "run", "--check")
     assert result.exit_code == 1
     assert result.output.startswith("lack model.llm: attention heads of size 20; a multiple of 8 up to 256 on a GPU,")
-    assert result.output.endswith("stock vLLM does not serve it: 10 checks, 1 lacking, 0 notes\n")
+    assert result.output.endswith("stock vLLM does not serve it: 11 checks, 1 lacking, 0 notes\n")

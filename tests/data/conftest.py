@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from tests.data.rows import WriteManifest
 from voicetextblender.audio.lengths import num_audio_tokens
 from voicetextblender.chat.render import Renderer
-from voicetextblender.data.index import Geometry
+from voicetextblender.data.measure import Geometry
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|end|>{% endfor %}"

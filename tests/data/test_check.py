@@ -14,21 +14,21 @@ from voicetextblender.audio.lengths import num_audio_tokens
 from voicetextblender.chat.render import Renderer
 from voicetextblender.data import check as check_module
 from voicetextblender.data.check import (
-    DIED,
     NO_ROWS,
     NOT_OPENED,
     REPEATED_ID,
-    STUCK,
     UNEXPECTED,
     CheckedSource,
     CheckResult,
     check_sources,
     write_problems,
 )
-from voicetextblender.data.index import (
+from voicetextblender.data.measure import (
     CLIP_TOO_LONG,
+    DIED,
     NO_AUDIO,
     NO_CONVERSATION,
+    STUCK,
     TOO_MANY_TOKENS,
     Geometry,
     Limits,

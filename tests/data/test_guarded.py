@@ -32,7 +32,7 @@ def test_every_unit_comes_once_and_in_order() -> None:
 
 def test_what_hangs_or_dies_is_named_and_left() -> None:
     items = ["a", "hang 0", "die 0", "hang 1", "die 2", "b"]
-    late, dead = Failure("took longer than 1 s"), Failure("ended the process (exit code 3)")
+    late, dead = Failure("took longer than 1 s", is_late=True), Failure("ended the process (exit code 3)")
     start = time.monotonic()
     assert outcomes(items, 1) == {
         "a": ["a: 0", "a: 1", "a: 2"],

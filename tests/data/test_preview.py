@@ -10,7 +10,8 @@ import pytest
 from tests.data.rows import WriteManifest, audio_row, text_row, write_tone
 from voicetextblender.chat.render import Renderer
 from voicetextblender.data.blend import Blend
-from voicetextblender.data.index import Geometry, Limits, SourceIndex, open_index
+from voicetextblender.data.index import SourceIndex, open_index
+from voicetextblender.data.measure import Geometry, Limits
 from voicetextblender.data.packing import conversation_cost
 from voicetextblender.data.plan import Plan, PlanConfig
 from voicetextblender.data.preview import choose_rows, count_overlap, count_repeats, simulate
@@ -118,7 +119,7 @@ def test_overlap_of_words_speech_and_clips() -> None:
 
 def test_rows_to_look_at_are_the_first_of_each_kind(plan: Plan, index: SourceIndex) -> None:
     surveys = survey_indexes([index])
-    rows = choose_rows(plan, [index], surveys, num_per_kind=2)
+    rows = choose_rows(plan, [index], surveys, 2, lambda draw: index.read(draw.row))
     assert [row.kind for row in rows] == ["text"] * 2 + ["transcription"] * 2 + [EVIL] * 2
     draws = [draw for step in range(3) for draw in plan.draws(step)]
     texts = [index.where(draw.row) for draw in draws if surveys[0].task[draw.row] == "text"]
@@ -136,7 +137,7 @@ def render(
         simulation=simulate(plan, indexes, surveys, geometry.num_audio_tokens, num_steps=steps),
         repeats=count_repeats(indexes, surveys),
         overlaps=count_overlap(surveys, {"held": surveys[0]}),
-        rows=choose_rows(plan, indexes, surveys, 1),
+        rows=choose_rows(plan, indexes, surveys, 1, lambda draw: indexes[draw.source].read(draw.row)),
         limits={"data.max_clip_s": 40.0},
     )
     return render_preview(preview, indexes, surveys)

@@ -16,8 +16,9 @@ from tests.data.rows import audio_row, text_row, write_tone
 from voicetextblender.chat.conversation import Conversation
 from voicetextblender.chat.render import Renderer
 from voicetextblender.data.held_out import HELD_OUT, held_out_side, measure_keys
-from voicetextblender.data.index import Geometry, SourceIndex
+from voicetextblender.data.index import SourceIndex
 from voicetextblender.data.loader import DataConfig, Loader, build_loader
+from voicetextblender.data.measure import Geometry
 from voicetextblender.data.readers.config import SourceConfig
 from voicetextblender.data.sources import open_source
 from voicetextblender.data.splits import HELD_OUT_ELSEWHERE, ON_BOTH_SIDES

@@ -10,7 +10,8 @@ import pytest
 from tests.data.rows import WriteManifest, audio_row, text_row, write_tone
 from voicetextblender.chat.render import Renderer
 from voicetextblender.data.blend import Blend
-from voicetextblender.data.index import Geometry, Limits, SourceIndex, open_index
+from voicetextblender.data.index import SourceIndex, open_index
+from voicetextblender.data.measure import Geometry, Limits
 from voicetextblender.data.readers.config import SourceConfig
 from voicetextblender.data.sources import open_source
 from voicetextblender.data.stats import count_draws, measure_stats

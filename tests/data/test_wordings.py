@@ -14,8 +14,8 @@ from voicetextblender.audio.lengths import num_audio_tokens
 from voicetextblender.chat.clips import read_clip
 from voicetextblender.chat.render import Renderer
 from voicetextblender.chat.slots import CLIP_SLOT, LANGUAGE_SLOT, QUESTION_SLOT
-from voicetextblender.data.index import Geometry
 from voicetextblender.data.loader import DataConfig, Loader, build_loader
+from voicetextblender.data.measure import Geometry
 from voicetextblender.data.readers.config import SourceConfig
 from voicetextblender.data.readers.spoken import _read_library
 from voicetextblender.errors import DataError
@@ -48,7 +48,7 @@ def test_every_epoch_asks_in_other_words_and_resuming_in_the_same(loader: Loader
             for number in range(len(batch.tasks)):
                 words = tuple(batch.token_ids[batch.conversation_ids == number].tolist())
                 asked[words[-8:]].add(words)
-        again = Loader(loader.plan, loader.indexes, loader.renderer, loader.geometry, loader.seed)
+        again = Loader(loader.reader)
         for one, other in zip(loader.load(step), again.load(step), strict=True):
             assert one.token_ids.tolist() == other.token_ids.tolist()
     assert sorted(map(len, asked.values()))[-1] > 10

@@ -14,8 +14,8 @@ from tests.ranks import run_on_two_ranks
 from tests.tiny import make_manifest, make_recipe
 from voicetextblender.audio.groups import group_by_length
 from voicetextblender.batch import Batch
-from voicetextblender.data.index import Geometry
 from voicetextblender.data.loader import build_loader
+from voicetextblender.data.measure import Geometry
 from voicetextblender.model.build import Composite, build_composite
 from voicetextblender.model.clips import embed_clips
 from voicetextblender.model.trainable import part_of, trainable_parameters

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -27,25 +30,60 @@ class StoppedRun(Exception):
     """Stands for a crash between two steps."""
 
 
+def train_until(recipe: Recipe, run_dir: Path, stop_at: int) -> None:
+    """Train in the way of a run that is killed in step `stop_at`."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(loop, "run_step", functools.partial(stopping_step, loop.run_step, stop_at))
+        with pytest.raises(StoppedRun):
+            loop.train(recipe, run_dir)
+
+
+def stopping_step(real_step: Callable[..., object], stop_at: int, *arguments: object) -> object:
+    if arguments[-1] == stop_at:
+        raise StoppedRun
+    return real_step(*arguments)
+
+
+def rows_of(run_dir: Path) -> list[str]:
+    return [json.loads(line)["rows"] for line in (run_dir / "log.jsonl").read_text().splitlines()]
+
+
 @pytest.mark.parametrize("stop_at", [1, 3, 5])
-def test_a_run_that_was_stopped_ends_with_the_same_weights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int
-) -> None:
+def test_a_run_that_was_stopped_ends_with_the_same_weights(tmp_path: Path, stop_at: int) -> None:
     recipe = make_recipe(tmp_path)
     undisturbed = final_files(loop.train(recipe, tmp_path / "one"))
-    real_step = loop.run_step
-
-    def stopping_step(*arguments: object) -> object:
-        if arguments[-1] == stop_at:
-            raise StoppedRun
-        return real_step(*arguments)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(loop, "run_step", stopping_step)
-    with pytest.raises(StoppedRun):
-        loop.train(recipe, tmp_path / "two")
-    monkeypatch.setattr(loop, "run_step", real_step)
+    train_until(recipe, tmp_path / "two", stop_at)
     assert final_files(loop.train(recipe, tmp_path / "two")) == undisturbed
     assert len((tmp_path / "two" / "log.jsonl").read_text().splitlines()) == recipe.train.steps
+
+
+def test_every_step_reads_the_same_rows_with_any_workers_after_any_stop(tmp_path: Path) -> None:
+    recipe = make_recipe(tmp_path, checkpoint_every=2)
+    (tmp_path / "clips/7_1.flac").write_bytes(b"no audio")
+    loop.train(recipe, tmp_path / "undisturbed")
+    expected = rows_of(tmp_path / "undisturbed")
+    assert len(set(expected)) == recipe.train.steps
+    for num_workers in (0, 1, 4):
+        data = recipe.data.model_copy(update={"num_workers": num_workers})
+        run = tmp_path / f"workers{num_workers}"
+        train_until(recipe.model_copy(update={"data": data}), run, 3)
+        loop.train(recipe.model_copy(update={"data": data}), run)
+        assert rows_of(run) == expected
+
+
+def test_two_ranks_go_on_with_the_rows_of_one(tmp_path: Path) -> None:
+    recipe = make_recipe(tmp_path, checkpoint_every=2)
+    (tmp_path / "clips/7_1.flac").write_bytes(b"no audio")
+    loop.train(recipe, tmp_path / "undisturbed")
+    train_until(recipe, tmp_path / "run", 3)
+    recipe_file = tmp_path / "recipe.yaml"
+    recipe_file.write_text(dump_recipe(recipe))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    train = ["voicetextblender", "train", str(recipe_file), "--out", str(tmp_path / "run")]
+    subprocess.run([*torchrun, *train], stdout=subprocess.DEVNULL, check=True)
+    assert rows_of(tmp_path / "run") == rows_of(tmp_path / "undisturbed")
+    told, before = ((tmp_path / run / "unreadable.jsonl").read_text() for run in ("run", "undisturbed"))
+    assert told == before
 
 
 def test_sigkill_and_resume_give_the_same_weights(tmp_path: Path) -> None:
@@ -65,6 +103,7 @@ def test_sigkill_and_resume_give_the_same_weights(tmp_path: Path) -> None:
         assert process.wait() in (-signal.SIGKILL, 0)
     assert subprocess.run(command, stdout=subprocess.DEVNULL, check=True).returncode == 0
     assert final_files(tmp_path / "two" / "model") == undisturbed
+    assert rows_of(tmp_path / "two") == rows_of(tmp_path / "one")
 
 
 def test_a_run_folder_of_another_recipe_is_refused(tmp_path: Path) -> None:

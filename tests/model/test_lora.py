@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM
 
 from tests.model.test_composite import CONVERSATIONS, decode_without_cache
 from tests.tiny import make_recipe
-from voicetextblender.data.index import Geometry
 from voicetextblender.data.loader import build_loader
+from voicetextblender.data.measure import Geometry
 from voicetextblender.errors import ModelError
 from voicetextblender.model.build import Composite, build_composite
 from voicetextblender.model.gating import find_gate

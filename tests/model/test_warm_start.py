@@ -9,8 +9,8 @@ import torch
 from transformers import AutoModelForCausalLM, ParakeetCTCConfig, ParakeetForCTC
 
 from tests.tiny import make_recipe
-from voicetextblender.data.index import Geometry
 from voicetextblender.data.loader import build_loader
+from voicetextblender.data.measure import Geometry
 from voicetextblender.errors import ModelError
 from voicetextblender.mini.base_encoder import train_ctc_tokenizer
 from voicetextblender.model.adapters.conformer import ConformerAdapter

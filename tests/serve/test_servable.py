@@ -12,6 +12,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel
 
 from tests.tiny import make_recipe
+from tests.tiny_encoders import make_family
 from voicetextblender.errors import ModelError
 from voicetextblender.model.build import Composite, build_composite
 from voicetextblender.serve.export import export
@@ -113,6 +114,14 @@ def test_recurrent_layers_are_found(family: str, count: str, composite: Composit
     composite.model.config.text_config.layer_types = config.layer_types
     (finding,) = check_layers(composite)
     assert finding.level == "lack" and f"{count} (linear_attention)" in finding.found
+
+
+@pytest.mark.parametrize(("family", "count"), [("wavlm", 1), ("hubert_large", 0)])
+def test_encoders_that_reach_into_their_layers_are_found(family: str, count: int, tmp_path: Path) -> None:
+    parts = {"speech_encoder": str(make_family(family, tmp_path / "speech_encoder"))}
+    findings = check_servable(build_composite(make_recipe(tmp_path, model=parts).model, seed=0))
+    assert len(findings) == count
+    assert all(one.level == "lack" and one.found.startswith("WavLMAttention hands the weights") for one in findings)
 
 
 def test_dora_is_served_merged_alone(folder: Path) -> None:

@@ -13,8 +13,10 @@ from rich.console import Console
 from voicetextblender.train import log
 from voicetextblender.train.log import RunLog
 from voicetextblender.train.step import StepResult
+from voicetextblender.train.unreadable import StepRows
 
 RESULT = StepResult(1.5, {"mixed": 2.0, "text": 1.0}, num_supervised=8, num_tokens=40, num_samples=8000, grad_norm=0.25)
+ROWS = StepRows(conversations=6, replaced=1, hash="00ab")
 
 
 def write_steps(run_dir: Path, first: int, stop: int, has_console: bool = True) -> list[str]:
@@ -23,7 +25,7 @@ def write_steps(run_dir: Path, first: int, stop: int, has_console: bool = True) 
     console = Console(file=shown, width=200) if has_console else None
     with RunLog(run_dir, 4, first, console, tensorboard=False) as run_log:
         for step in range(first, stop):
-            run_log.write(step, RESULT, 1e-3, torch.device("cpu"))
+            run_log.write(step, RESULT, ROWS, 1e-3, torch.device("cpu"))
     return shown.getvalue().splitlines()
 
 
@@ -36,6 +38,7 @@ def test_the_log_holds_each_step_once_also_after_a_resume(tmp_path: Path) -> Non
     assert [entry["step"] for entry in entries] == [0, 1, 2, 3]
     assert entries[0]["loss"] == 1.5 and entries[0]["loss_by_task"] == {"mixed": 2.0, "text": 1.0}
     assert entries[0]["audio_s"] == 0.5 and entries[0]["supervised_tokens"] == 8 and entries[0]["lr"] == 1e-3
+    assert (entries[0]["conversations"], entries[0]["replaced"], entries[0]["rows"]) == (6, 1, "00ab")
 
 
 def test_speed_is_told_for_all_and_for_each_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from tests.tiny import make_recipe
-from voicetextblender.data.index import Geometry
 from voicetextblender.data.loader import build_loader
+from voicetextblender.data.measure import Geometry
 from voicetextblender.errors import RunError
 from voicetextblender.model.build import build_composite
 from voicetextblender.model.trainable import trainable_parameters

@@ -16,8 +16,8 @@ from voicetextblender.errors import RecipeError, describe
 if TYPE_CHECKING:
     from voicetextblender.chat.render import Renderer
     from voicetextblender.data.check import CheckedSource, CheckResult
-    from voicetextblender.data.index import Geometry, SourceIndex
-    from voicetextblender.data.plan import Plan
+    from voicetextblender.data.loader import Loader
+    from voicetextblender.data.measure import Geometry
     from voicetextblender.data.preview_page import Preview
     from voicetextblender.data.readers.config import SourceConfig
     from voicetextblender.data.survey import Survey
@@ -118,9 +118,9 @@ def stats(
     from voicetextblender.train.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides or [])
-    plan, indexes, surveys = read_data(loaded, workers or count_cores())
-    size, steps = loaded.data.conversations_per_step, loaded.train.steps
-    figures = measure_stats(indexes, surveys, plan.blend, size, steps)
+    loader, surveys = read_data(loaded, workers or count_cores())
+    size, steps = loader.plan.conversations_per_step, loaded.train.steps
+    figures = measure_stats(loader.indexes, surveys, loader.plan.blend, size, steps)
     print_stats(figures, console)
     if out is not None:
         with write_atomically(out) as temporary:
@@ -156,19 +156,18 @@ def preview(
 
     loaded = load_recipe(recipe, overrides or [])
     num_workers = workers or count_cores()
-    plan, indexes, surveys = read_data(loaded, num_workers)
-    made = make_preview(loaded, plan, indexes, surveys, step or loaded.train.steps, ranks, rows)
+    loader, surveys = read_data(loaded, num_workers)
+    made = make_preview(loaded, loader, surveys, step or loaded.train.steps, ranks, rows)
     path = (out or Path("runs/preview") / loaded.name) / "preview.html"
     with write_atomically(path) as temporary:
-        temporary.write_text(render_preview(made, indexes, surveys), encoding="utf-8")
+        temporary.write_text(render_preview(made, loader.indexes, surveys), encoding="utf-8")
     print_preview(made, console)
     console.print(f"\npage: {path}", soft_wrap=True)
 
 
 def make_preview(
     recipe: Recipe,
-    plan: Plan,
-    indexes: Sequence[SourceIndex],
+    loader: Loader,
     surveys: Sequence[Survey],
     num_steps: int,
     num_ranks: int,
@@ -186,7 +185,7 @@ def make_preview(
     from voicetextblender.evaluate.rows import open_row
     from voicetextblender.progress import show_progress
 
-    config = recipe.data
+    config, plan, indexes = recipe.data, loader.plan, loader.indexes
     _, geometry = open_geometry(recipe.model)
     with show_progress("Simulating") as report:
         simulation = simulate(
@@ -202,20 +201,20 @@ def make_preview(
         name: survey_source(open_row(name, row, config.all_sources, Path(config.cache_dir)), row.max_items)
         for name, row in (recipe.evaluate.rows if recipe.evaluate else {}).items()
     }
-    keys = ("conversations_per_step", "max_tokens_per_microbatch", "max_conversation_tokens", "max_clip_s")
+    keys = ("max_tokens_per_microbatch", "max_conversation_tokens", "max_clip_s")
     return Preview(
         name=recipe.name,
-        stats=measure_stats(indexes, surveys, plan.blend, config.conversations_per_step, num_steps),
+        stats=measure_stats(indexes, surveys, plan.blend, plan.conversations_per_step, num_steps),
         simulation=simulation,
         repeats=count_repeats(indexes, surveys),
         overlaps=count_overlap(surveys, evaluation),
-        rows=choose_rows(plan, indexes, surveys, rows_per_kind),
-        limits={key: getattr(config, key) for key in keys},
+        rows=choose_rows(plan, indexes, surveys, rows_per_kind, loader.reader.show),
+        limits={"conversations_per_step": plan.conversations_per_step} | {key: getattr(config, key) for key in keys},
     )
 
 
-def read_data(recipe: Recipe, num_workers: int) -> tuple[Plan, tuple[SourceIndex, ...], tuple[Survey, ...]]:
-    """The plan of a recipe, and its sources indexed and surveyed; rows that cannot be used are counted.
+def read_data(recipe: Recipe, num_workers: int) -> tuple[Loader, tuple[Survey, ...]]:
+    """The loader of a recipe, and its sources surveyed; rows that cannot be used are counted.
 
     Raises:
         VoiceTextBlenderError: models or sources that cannot be used.
@@ -230,7 +229,7 @@ def read_data(recipe: Recipe, num_workers: int) -> tuple[Plan, tuple[SourceIndex
     loader = build_loader(config, renderer, geometry, recipe.seed, show_progress)
     with show_progress("Reading") as report:
         surveys = survey_indexes(loader.indexes, num_workers, report)
-    return loader.plan, loader.indexes, surveys
+    return loader, surveys
 
 
 def find_sources(targets: Sequence[str]) -> tuple[list[CheckedSource], Recipe | None]:
@@ -240,7 +239,7 @@ def find_sources(targets: Sequence[str]) -> tuple[list[CheckedSource], Recipe | 
         RecipeError: two recipes, or values to change that nothing has.
     """
     from voicetextblender.data.check import CheckedSource
-    from voicetextblender.data.index import Limits
+    from voicetextblender.data.measure import Limits
     from voicetextblender.data.readers.config import SourceConfig
     from voicetextblender.train.recipe import load_recipe, shipped_recipes
     from voicetextblender.train.validate import validate
@@ -255,10 +254,13 @@ def find_sources(targets: Sequence[str]) -> tuple[list[CheckedSource], Recipe | 
         expected = "one recipe, or manifests, or one recipe and manifests"
         raise RecipeError(describe("vtb data check", found, expected, "Check one recipe at a time"))
     if not recipes:
-        trees = [Tree({"name": path, "path": path}, {(): "command line"}) for path in dict.fromkeys(manifests)]
-        for tree in trees:
+        trees = []
+        for path in dict.fromkeys(manifests):
+            tree = Tree({}, {(): "command line"})
             for override in overrides:
                 apply_override(tree, override)
+            tree.values = {"name": path, "path": path} | tree.values  # last: another kind takes away what was there
+            trees.append(tree)
         return [CheckedSource(validate(SourceConfig, tree)) for tree in trees], None
     recipe = load_recipe(recipes[0], overrides)
     limits = Limits(recipe.data.max_conversation_tokens, recipe.data.max_clip_s)
@@ -287,7 +289,7 @@ def open_geometry(config: ModelConfig | None) -> tuple[Renderer | None, Geometry
     """
     from voicetextblender.audio.lengths import FASTCONFORMER_TOKENS
     from voicetextblender.cli.look import open_renderer
-    from voicetextblender.data.index import Geometry
+    from voicetextblender.data.measure import Geometry
 
     if config is None:
         return None, Geometry(FASTCONFORMER_TOKENS, FASTCONFORMER_TOKENS.fingerprint)

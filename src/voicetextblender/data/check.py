@@ -14,7 +14,16 @@ from voicetextblender.chat.clips import read_clip
 from voicetextblender.chat.conversation import AudioPart, Conversation
 from voicetextblender.chat.render import Renderer
 from voicetextblender.data.guarded import Failure, Outcome, run_guarded
-from voicetextblender.data.index import COLUMNS, Geometry, Limits, Ruler, beyond_limits, measure_clip, reason_of
+from voicetextblender.data.measure import (
+    COLUMNS,
+    Geometry,
+    Limits,
+    Ruler,
+    beyond_limits,
+    describe_failure,
+    measure_clip,
+    reason_of,
+)
 from voicetextblender.data.readers.config import SourceConfig
 from voicetextblender.data.readers.source import RawRow, Source
 from voicetextblender.data.sources import CACHE_DIR, open_source
@@ -25,8 +34,6 @@ from voicetextblender.progress import Report
 NOT_OPENED = "a source that cannot be opened"
 NO_ROWS = "a source without rows"
 REPEATED_ID = "an id that was used before"
-STUCK = "no end within the time limit"
-DIED = "the decoder ends the process"
 UNEXPECTED = "an unexpected error"
 ROWS_PER_REPORT = 64
 
@@ -278,14 +285,8 @@ def _problems_of(
     reader = readers[number]
     where = _where(reader, raw)
     if isinstance(outcome.result, Failure):
-        reason = STUCK if outcome.result.found.startswith("took") else DIED
         subject = f"clip {outcome.unit}" if outcome.unit else "the row"
-        text = describe(
-            where,
-            f"{subject} {outcome.result.found}",
-            "a row is read and decoded at once",
-            "Make the audio again, or remove it",
-        )
+        reason, text = describe_failure(outcome.result, where, subject)
         return [Problem(reader.name, raw.file, raw.line, where, reason, text)]
     found = outcome.result
     if found.id_hash is not None:

@@ -29,6 +29,7 @@ class Failure(NamedTuple):
     """What a unit gives instead of a result: it took too long, or its process died."""
 
     found: str
+    is_late: bool = False
 
 
 class Outcome(NamedTuple, Generic[ItemT]):
@@ -76,7 +77,9 @@ def run_guarded(
                 if worker.connection in ready:
                     yield from _receive(task, worker, workers, waiting)
                 elif time.monotonic() - worker.since > time_limit_s and not worker.connection.poll(0):
-                    yield from _give_up(task, worker, workers, f"took longer than {time_limit_s:g} s")
+                    yield from _give_up(
+                        task, worker, workers, Failure(f"took longer than {time_limit_s:g} s", is_late=True)
+                    )
     finally:
         for worker in workers:
             _stop(worker)
@@ -104,7 +107,8 @@ def _receive(task: Task, worker: _Worker, workers: list[_Worker], waiting: Itera
         result, has_more = worker.connection.recv()
     except (EOFError, OSError):
         worker.process.join()
-        yield from _give_up(task, worker, workers, f"ended the process (exit code {worker.process.exitcode})")
+        died = Failure(f"ended the process (exit code {worker.process.exitcode})")
+        yield from _give_up(task, worker, workers, died)
         return
     yield Outcome(worker.items[worker.place], worker.unit, result, not has_more)
     worker.unit = worker.unit + 1 if has_more else 0
@@ -118,12 +122,12 @@ def _receive(task: Task, worker: _Worker, workers: list[_Worker], waiting: Itera
             _stop(worker)
 
 
-def _give_up(task: Task, worker: _Worker, workers: list[_Worker], found: str) -> Iterator[Outcome[Any]]:
+def _give_up(task: Task, worker: _Worker, workers: list[_Worker], failure: Failure) -> Iterator[Outcome[Any]]:
     """The unit at which a worker is stuck counts as failed; a new worker goes on behind it."""
     workers.remove(worker)
     _stop(worker)
     is_last = worker.unit == 0  # what the others are is not known then
-    yield Outcome(worker.items[worker.place], worker.unit, Failure(found), is_last)
+    yield Outcome(worker.items[worker.place], worker.unit, failure, is_last)
     rest = worker.items[worker.place + is_last :]
     if rest:
         workers.append(_start(task, rest, 0 if is_last else worker.unit + 1))

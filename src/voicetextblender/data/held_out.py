@@ -18,7 +18,7 @@ from voicetextblender.audio.storage import is_remote
 from voicetextblender.chat.conversation import AudioPart, Conversation
 from voicetextblender.data.readers.config import By, HeldOutConfig
 from voicetextblender.data.readers.files import AUDIO_SUFFIXES
-from voicetextblender.data.readers.source import Item, RawRow, RowStore, Source
+from voicetextblender.data.readers.source import Item, RawRow, RowStore, Source, Span
 from voicetextblender.data.survey import open_mapper
 from voicetextblender.errors import DataError, VoiceTextBlenderError, describe
 from voicetextblender.files import write_atomically
@@ -28,6 +28,7 @@ HELD_OUT = "held out"
 """Reason under which training counts the rows that a source holds out."""
 _VERSION = 1
 ROWS_PER_TASK = 2048
+ROWS_PER_SPAN = 256
 PLACE = np.dtype([("file", np.int32), ("line", np.int32), ("offset", np.int64), ("num_bytes", np.int32)])
 ROW = np.dtype([*PLACE.descr, ("first_key", np.int64)])
 KEY = np.dtype([("key", np.uint64), ("name", np.uint64), ("is_row", np.bool_)])
@@ -138,9 +139,20 @@ class ChosenRows:
     def where(self, line: int, file: int = 0) -> str:
         return self.store.where(line, file)
 
-    def scan(self) -> Iterator[RawRow]:
-        for file, line, offset, num_bytes in self.places.tolist():
-            yield self.store.fetch(line, offset, num_bytes, file)
+    def spans(self) -> Iterator[Span]:
+        files = self.places["file"]
+        starts = np.flatnonzero(np.diff(files, prepend=-1))
+        for start, stop in zip(starts.tolist(), [*starts[1:].tolist(), len(files)], strict=True):
+            for first in range(start, stop, ROWS_PER_SPAN):
+                file, line, begin, _ = self.places[first].tolist()
+                _, _, end, num_bytes = self.places[min(first + ROWS_PER_SPAN, stop) - 1].tolist()
+                yield Span(file, line, begin, end + max(1, num_bytes))
+
+    def scan(self, span: Span) -> Iterator[RawRow]:
+        offset = self.places["offset"]
+        chosen = (self.places["file"] == span.file) & (offset >= span.start) & (offset < span.stop)
+        for file, line, begin, num_bytes in self.places[chosen].tolist():
+            yield self.store.fetch(line, begin, num_bytes, file)
 
     def fetch(self, line: int, offset: int, num_bytes: int, file: int) -> RawRow:
         return self.store.fetch(line, offset, num_bytes, file)

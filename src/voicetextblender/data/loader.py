@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
+from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
 from pydantic import Field, model_validator
-from torch.utils.data import DataLoader, Dataset
 
+from voicetextblender.audio.distort import AugmentConfig
 from voicetextblender.batch import Batch, collate
-from voicetextblender.chat.clips import read_clip
-from voicetextblender.chat.conversation import Conversation
-from voicetextblender.chat.render import Rendered, Renderer
+from voicetextblender.chat.render import Renderer
+from voicetextblender.data.augment import Augmenter
 from voicetextblender.data.blend import Blend
 from voicetextblender.data.blend_config import (
     SourceOrGroup,
@@ -25,17 +25,18 @@ from voicetextblender.data.blend_config import (
     make_group,
     walk_sources,
 )
-from voicetextblender.data.index import Geometry, Limits, SourceIndex, open_index
-from voicetextblender.data.plan import Draw, Microbatch, Plan, PlanConfig
+from voicetextblender.data.index import SourceIndex, open_index
+from voicetextblender.data.measure import Geometry, Limits
+from voicetextblender.data.plan import Plan, PlanConfig
 from voicetextblender.data.readers.config import SourceConfig
+from voicetextblender.data.reading import Example, Failure, Known, RowReader, Tell
 from voicetextblender.data.sources import open_source
 from voicetextblender.data.splits import find_left_out
-from voicetextblender.errors import DataError, VoiceTextBlenderError, describe
-from voicetextblender.files import derive_seed
+from voicetextblender.data.workers import make_steps
 from voicetextblender.progress import ShowProgress, show_nothing
 
-PREFETCHED_STEPS = 2
-"""Steps that each worker holds ready."""
+CLIP_TIMEOUT_S = 30.0
+"""Thousands of times what a clip takes from a local disk; a store behind a network may pause."""
 
 
 class DataConfig(PlanConfig):
@@ -46,14 +47,23 @@ class DataConfig(PlanConfig):
         temperature: multiplies the weight of each entry of `sources` by its number of usable rows to this power: 1
             shares in proportion to the rows, 0 and null by the weights alone.
         num_workers: processes that read and decode; 0 does it in the training process.
+        index_workers: processes that build an index, each row within a time limit; 0 does it in the training process,
+            without one.
+        augment: how the waveforms of clips are changed; null for not at all.
         on_bad_row: "stop" refuses a manifest with rows that cannot be used; "skip" drops and counts them.
+        clip_timeout_s: seconds for a row or a clip in training; one that takes longer is replaced and counted.
+        max_failed_share: the run stops when more of the conversations drawn so far (of 1,000 at least) cannot be read.
         cache_dir: folder of the stored indexes and of what readers keep, relative to the working directory.
     """
 
     sources: tuple[SourceOrGroup, ...] = Field(min_length=1)
     temperature: Temperature = None
     num_workers: int = Field(2, ge=0)
+    index_workers: int = Field(2, ge=0)
+    augment: AugmentConfig | None = None
     on_bad_row: Literal["stop", "skip"] = "stop"
+    clip_timeout_s: float = Field(CLIP_TIMEOUT_S, gt=0)
+    max_failed_share: float = Field(0.01, ge=0, le=1)
     cache_dir: str = "runs/cache"
 
     @model_validator(mode="after")
@@ -68,94 +78,94 @@ class DataConfig(PlanConfig):
         return {source.name: source for _, source in walk_sources(self.sources)}
 
 
+class LoadedStep(NamedTuple):
+    """One rank's share of a step.
+
+    Args:
+        num_conversations: those that the plan names.
+        row_hash: sum of the hashes of the rows that were read; over all ranks it does not depend on their number.
+        failures: draws that could not be read.
+    """
+
+    batches: list[Batch]
+    num_conversations: int
+    row_hash: int
+    failures: list[Failure]
+
+
 class Loader:
     """Reads what the plan names, decodes the clips, renders and collates. Holds no position and no open file.
 
     Args:
-        plan: which conversations make up a step.
-        indexes: the sources of the plan, in its order.
-        seed: key of the clips' augmentation.
+        reader: of single draws, those of the plan.
         num_workers: processes; the batches do not depend on it.
+        clip_timeout_s: of one row, and of each of its clips.
     """
 
-    def __init__(
-        self,
-        plan: Plan,
-        indexes: Sequence[SourceIndex],
-        renderer: Renderer,
-        geometry: Geometry,
-        seed: int,
-        num_workers: int = 0,
-    ) -> None:
-        self.plan = plan
-        self.indexes = tuple(indexes)
-        self.renderer = renderer
-        self.geometry = geometry
-        self.seed = seed
+    def __init__(self, reader: RowReader, num_workers: int = 0, clip_timeout_s: float = CLIP_TIMEOUT_S) -> None:
+        self.reader = reader
         self.num_workers = num_workers
+        self.clip_timeout_s = clip_timeout_s
 
-    def steps(self, start: int, stop: int, rank: int = 0, num_ranks: int = 1) -> Iterator[list[Batch]]:
+    @property
+    def plan(self) -> Plan:
+        """Which conversations make up a step."""
+        return self.reader.plan
+
+    @property
+    def indexes(self) -> tuple[SourceIndex, ...]:
+        """The sources of the plan, in its order."""
+        return self.reader.indexes
+
+    def steps(
+        self, start: int, stop: int, rank: int = 0, num_ranks: int = 1, known: Known | None = None
+    ) -> Iterator[LoadedStep]:
         """The microbatches of one rank for the steps `start` to `stop` (excluded), in order.
 
-        A rank with too few conversations has fewer microbatches than others in that step (`Plan.step`).
+        A rank with too few conversations has fewer microbatches than others in that step (`Plan.step`). A draw that
+        cannot be read, takes too long or ends its process is replaced by another of its source (`RowReader.read`).
+
+        Args:
+            known: draws that are taken as unreadable without a try.
 
         Raises:
-            DataError: a row or a clip cannot be read; the file and the line are named, also from a worker.
+            DataError: a manifest changed since it was indexed; the file and the line are named, also from a worker.
         """
-        if self.num_workers == 0:
-            for step in range(start, stop):
-                yield self.load(step, rank, num_ranks)
-            return
-        loaded: DataLoader[Any] = DataLoader(
-            _Steps(self, rank, num_ranks),
-            batch_size=None,
-            sampler=range(start, stop),
+        made = make_steps(
+            partial(self._make_arrays, rank=rank, num_ranks=num_ranks),
+            range(start, stop),
             num_workers=self.num_workers,
-            prefetch_factor=PREFETCHED_STEPS,
-            collate_fn=_as_it_is,
-            generator=torch.Generator(),  # otherwise a draw is taken from the global one, and resuming would differ
+            time_limit_s=self.clip_timeout_s,
+            known=known or {},
+            where=lambda key: self.indexes[key[0]].where(key[2]),
         )
-        for batches in loaded:
-            if isinstance(batches, VoiceTextBlenderError):
-                raise batches
-            yield [_from_arrays(arrays) for arrays in batches]
+        for arrays, loaded in made:
+            yield loaded._replace(batches=[_from_arrays(values) for values in arrays])
 
     def load(self, step: int, rank: int = 0, num_ranks: int = 1) -> list[Batch]:
-        """The microbatches of one rank for one step, made here and now."""
-        return [self._make_batch(rows) for rows in self.plan.step(step, rank, num_ranks) if rows]
+        """The microbatches of one rank for one step, made here and now, without a time limit."""
+        return self._make_step(step, {}, lambda key: None, rank, num_ranks).batches
 
-    def _make_batch(self, rows: Microbatch) -> Batch:
-        draws = list(chain.from_iterable(rows))
-        conversations = [self.indexes[draw.source].read(draw.row, self._wording_key(draw)) for draw in draws]
-        waveforms = [self._read_clips(*pair) for pair in zip(draws, conversations, strict=True)]
-        rendered = [self._render(*triple) for triple in zip(draws, conversations, waveforms, strict=True)]
-        keys = [self._clip_keys(draw, len(clips)) for draw, clips in zip(draws, waveforms, strict=True)]
-        tasks = [conversation.task for conversation in conversations]
-        return collate(rendered, waveforms, keys, tasks, [len(row) for row in rows])
+    def _make_arrays(
+        self, step: int, known: Known, tell: Tell, rank: int, num_ranks: int
+    ) -> tuple[list[dict[str, Any]], LoadedStep]:
+        """A step on its way from a worker: its batches apart, as arrays."""
+        loaded = self._make_step(step, known, tell, rank, num_ranks)
+        return [_to_arrays(batch) for batch in loaded.batches], loaded._replace(batches=[])
 
-    def _read_clips(self, draw: Draw, conversation: Conversation) -> list[np.ndarray]:
-        where = self.indexes[draw.source].where(draw.row)
-        return [read_clip(clip, where) for clip in conversation.clips]
-
-    def _render(self, draw: Draw, conversation: Conversation, waveforms: Sequence[np.ndarray]) -> Rendered:
-        index = self.indexes[draw.source]
-        where = index.where(draw.row)
-        num_audio_tokens = [self.geometry.num_audio_tokens(len(waveform)) for waveform in waveforms]
-        rendered = self.renderer.render(conversation, num_audio_tokens, where=where)
-        if not index.may_have(draw.row, len(rendered.token_ids)):
-            found, expected = f"{len(rendered.token_ids)} tokens", f"the index says {index.num_tokens[draw.row]}"
-            fix = f"The manifest or its audio was changed meanwhile: start again, or remove '{index.stem.parent}'"
-            raise DataError(describe(where, found, expected, fix))
-        return rendered
-
-    def _wording_key(self, draw: Draw) -> int:
-        """Chooses the words in which this row is asked in this epoch."""
-        return derive_seed(self.seed, "wording", self.indexes[draw.source].name, draw.epoch, draw.row)
-
-    def _clip_keys(self, draw: Draw, num_clips: int) -> list[int]:
-        """One key of randomness per clip: the same whenever this row comes in this epoch."""
-        name = self.indexes[draw.source].name
-        return [derive_seed(self.seed, "clip", name, draw.epoch, draw.row, clip) for clip in range(num_clips)]
+    def _make_step(self, step: int, known: Known, tell: Tell, rank: int, num_ranks: int) -> LoadedStep:
+        batches: list[Batch] = []
+        failures: list[Failure] = []
+        num_conversations, row_hash = 0, 0
+        for microbatch in self.plan.step(step, rank, num_ranks):
+            rows = [[self.reader.read(draw, known, tell) for draw in row] for row in microbatch]
+            failures += [failure for row in rows for _, failed in row for failure in failed]
+            read = [[example for example, _ in row if example] for row in rows]
+            num_conversations += sum(map(len, rows))
+            row_hash += sum(self.reader.row_hash(example.draw) for row in read for example in row)
+            if any(read):
+                batches.append(_collate([row for row in read if row]))
+        return LoadedStep(batches, num_conversations, row_hash, failures)
 
 
 def build_loader(
@@ -171,13 +181,16 @@ def build_loader(
         show_progress: opens a display of progress for each source that is indexed or split.
 
     Raises:
-        DataError: a source that cannot be used.
+        DataError: a source, or a folder of noise or rooms, that cannot be used.
     """
     mix = make_group(config.sources, config.temperature)
     indexes = open_indexes(config, [source.name for source in mix.sources], renderer, geometry, show_progress)
     indexes = leave_out_held_out(config, indexes, show_progress)
     blend = Blend(mix, {index.name: len(index) for index in indexes}, seed)
-    return Loader(Plan(indexes, blend, config), indexes, renderer, geometry, seed, config.num_workers)
+    augment = Augmenter(indexes, config.augment, geometry, seed, Path(config.cache_dir))
+    plan = Plan(indexes, blend, config, augment.speeds)
+    reader = RowReader(plan, indexes, renderer, geometry, seed, augment)
+    return Loader(reader, config.num_workers, config.clip_timeout_s)
 
 
 def leave_out_held_out(
@@ -205,31 +218,22 @@ def open_indexes(
     limits = Limits(config.max_conversation_tokens, config.max_clip_s)
     indexes = []
     cache_dir = Path(config.cache_dir)
+    open_one = partial(open_index, on_bad_row=config.on_bad_row, num_workers=config.index_workers)
     for source in (open_source(config.all_sources[name], cache_dir) for name in names):
-        arguments = (source, renderer, geometry, limits, cache_dir)
         with show_progress(f"Indexing {source.name}") as report:
-            indexes.append(open_index(*arguments, on_bad_row=config.on_bad_row, report=report))
+            indexes.append(open_one(source, renderer, geometry, limits, cache_dir, report=report))
     return indexes
 
 
-class _Steps(Dataset[Any]):
-    """Steps by number, in the form in which they leave a worker."""
-
-    def __init__(self, loader: Loader, rank: int, num_ranks: int) -> None:
-        self.loader = loader
-        self.rank = rank
-        self.num_ranks = num_ranks
-
-    def __getitem__(self, step: int) -> list[dict[str, Any]] | VoiceTextBlenderError:
-        # Errors of ours travel as values: raised in a worker they would arrive wrapped in its traceback.
-        try:
-            return [_to_arrays(batch) for batch in self.loader.load(step, self.rank, self.num_ranks)]
-        except VoiceTextBlenderError as error:
-            return error
-
-
-def _as_it_is(value: Any) -> Any:
-    return value
+def _collate(rows: Sequence[Sequence[Example]]) -> Batch:
+    examples = list(chain.from_iterable(rows))
+    return collate(
+        [example.rendered for example in examples],
+        [example.waveforms for example in examples],
+        [example.clip_keys for example in examples],
+        [example.task for example in examples],
+        [len(row) for row in rows],
+    )
 
 
 def _to_arrays(batch: Batch) -> dict[str, Any]:

@@ -14,8 +14,11 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from voicetextblender.config import StrictConfig
-from voicetextblender.data.blend import Blend
-from voicetextblender.data.packing import conversation_cost, pack, share_evenly, split
+from voicetextblender.data.blend import Blend, Draws
+from voicetextblender.data.full_steps import FullSteps, take_rows
+from voicetextblender.data.packing import count_microbatches, pack, pack_alone, split
+from voicetextblender.data.sharing import Ints, conversation_cost, share_among_ranks
+from voicetextblender.data.speed import Speeds
 from voicetextblender.errors import DataError, describe
 
 
@@ -24,6 +27,8 @@ class PlanConfig(StrictConfig):
 
     Args:
         conversations_per_step: over all ranks.
+        microbatches_per_step: over all ranks, nearly full; each step then has as many conversations as fill them, and
+            conversations_per_step says nothing. A multiple of the number of ranks leaves none of them idle.
         max_tokens_per_microbatch: rows times tokens of the longest row, the padding included.
         pack: conversations stand side by side in a row and do not see each other; false gives each a row of its own.
         max_conversation_tokens: longer conversations are dropped and counted.
@@ -31,6 +36,7 @@ class PlanConfig(StrictConfig):
     """
 
     conversations_per_step: int = Field(32, ge=1)
+    microbatches_per_step: int | None = Field(None, ge=1)
     max_tokens_per_microbatch: int = Field(4096, ge=1)
     pack: bool = True
     max_conversation_tokens: int = Field(2048, ge=1)
@@ -76,20 +82,32 @@ class Plan:
     Args:
         indexes: one per source of the blend, in its order.
         blend: the order of draws; step `s` takes the draws from `s * conversations_per_step` on.
+        speeds: how fast the clips of a draw are heard; as they are when None.
     """
 
-    def __init__(self, indexes: Sequence[RowLengths], blend: Blend, config: PlanConfig) -> None:
+    def __init__(
+        self, indexes: Sequence[RowLengths], blend: Blend, config: PlanConfig, speeds: Speeds | None = None
+    ) -> None:
         assert len(indexes) == len(blend.names)
         assert all(len(index.num_tokens) == size for index, size in zip(indexes, blend.sizes, strict=True))
         self.indexes = tuple(indexes)
         self.blend = blend
         self.config = config
+        self.speeds = speeds
+        self._full_steps: FullSteps | None = None
+        if config.microbatches_per_step is not None:
+            tokens_per_step = config.microbatches_per_step * config.max_tokens_per_microbatch
+            self._full_steps = FullSteps(blend, [index.num_tokens for index in indexes], tokens_per_step)
 
     @property
     def num_steps(self) -> int | None:
         """Whole steps until every source is used up; None for no end."""
         num_draws = self.blend.num_draws
-        return None if num_draws is None else num_draws // self.config.conversations_per_step
+        if num_draws is None:
+            return None
+        if self._full_steps is not None:
+            return num_draws // self._full_steps.num_draws * self._full_steps.num_steps
+        return num_draws // self.config.conversations_per_step
 
     def check_length(self, num_steps: int) -> None:
         """Refuse a run that is longer than the data lasts.
@@ -110,30 +128,81 @@ class Plan:
         only where it has too few conversations for that. A single rank never gets an empty one.
         """
         assert 0 <= rank < num_ranks
-        return self.ranks(step, num_ranks)[rank]
+        shares = self._share(step, num_ranks)
+        return shares[rank].pack(self.config, max(share.count(self.config) for share in shares))
 
     def ranks(self, step: int, num_ranks: int) -> list[tuple[Microbatch, ...]]:
         """What `step` gives each rank."""
-        draws = self.draws(step)
-        lengths = [self.length(draw) for draw in draws]
-        shares = share_evenly([conversation_cost(*length) for length in lengths], num_ranks)
-        budget, alone = self.config.max_tokens_per_microbatch, not self.config.pack
-        packed = [pack([lengths[i][0] for i in share], budget, alone=alone) for share in shares]
-        most = max(map(len, packed))
-        return [
-            tuple(tuple(tuple(draws[share[i]] for i in row) for row in rows) for rows in split(microbatches, most))
-            for share, microbatches in zip(shares, packed, strict=True)
-        ]
+        shares = self._share(step, num_ranks)
+        most = max(share.count(self.config) for share in shares)
+        return [share.pack(self.config, most) for share in shares]
 
     def draws(self, step: int) -> list[Draw]:
         """All conversations of a step in the order of the blend."""
-        size = self.config.conversations_per_step
-        start = step * size
-        columns = self.blend.draws(start, start + size)
-        rows = zip(columns.source.tolist(), columns.epoch.tolist(), columns.row.tolist(), strict=True)
-        return [Draw(*row, position=start + i) for i, row in enumerate(rows)]
+        columns, positions = self._draws(step)
+        rows = zip(
+            columns.source.tolist(), columns.epoch.tolist(), columns.row.tolist(), positions.tolist(), strict=True
+        )
+        return [Draw(*row) for row in rows]
+
+    @property
+    def conversations_per_step(self) -> int:
+        """Over all ranks; where steps are full, on average."""
+        if self._full_steps is None:
+            return self.config.conversations_per_step
+        return round(self._full_steps.num_draws / self._full_steps.num_steps)
 
     def length(self, draw: Draw) -> tuple[int, int]:
-        """Tokens of a conversation, and how many of them are audio."""
+        """Tokens of a conversation at the speed of its draw, and how many of them are audio; never less than it has."""
+        if self.speeds is not None:
+            return self.speeds.length(draw.source, draw.epoch, draw.row)
         index = self.indexes[draw.source]
         return int(index.num_tokens[draw.row]), int(index.num_audio_tokens[draw.row])
+
+    def cost(self, draws: Sequence[Draw]) -> int:
+        """Work of conversations together."""
+        lengths = np.array([self.length(draw) for draw in draws], np.int64).reshape(-1, 2)
+        return int(conversation_cost(lengths[:, 0], lengths[:, 1]).sum())
+
+    def _draws(self, step: int) -> tuple[Draws, Ints]:
+        """The draws of a step, and the number of each in the order of the blend."""
+        if self._full_steps is not None:
+            return self._full_steps.draws(step)
+        size = self.config.conversations_per_step
+        positions = np.arange(step * size, (step + 1) * size)
+        return self.blend.draws(step * size, (step + 1) * size), positions
+
+    def _share(self, step: int, num_ranks: int) -> list[_Share]:
+        columns, _ = self._draws(step)
+        draws = self.draws(step)
+        if self.speeds is None:
+            num_tokens = take_rows([index.num_tokens for index in self.indexes], columns)
+            num_audio_tokens = take_rows([index.num_audio_tokens for index in self.indexes], columns)
+        else:
+            num_tokens, num_audio_tokens = np.array([self.length(draw) for draw in draws], np.int64).T
+        places = share_among_ranks(num_tokens, num_audio_tokens, num_ranks, self.config.max_tokens_per_microbatch)
+        return [_Share([draws[i] for i in share], num_tokens[share], num_audio_tokens[share]) for share in places]
+
+
+class _Share(NamedTuple):
+    """What one rank has to do in a step, with the lengths of each conversation."""
+
+    draws: list[Draw]
+    num_tokens: Ints
+    num_audio_tokens: Ints
+
+    def count(self, config: PlanConfig) -> int:
+        """The fewest microbatches that hold it."""
+        if not config.pack:
+            return len(pack_alone(self.num_tokens, config.max_tokens_per_microbatch))
+        return count_microbatches(self.num_tokens, self.num_audio_tokens, config.max_tokens_per_microbatch)
+
+    def pack(self, config: PlanConfig, num_microbatches: int) -> tuple[Microbatch, ...]:
+        """So many microbatches; the last ones are empty where there are fewer conversations."""
+        budget = config.max_tokens_per_microbatch
+        if config.pack:
+            packed = pack(self.num_tokens, self.num_audio_tokens, budget, num_microbatches)
+        else:
+            packed = pack_alone(self.num_tokens, budget)
+        microbatches = split(packed, num_microbatches)
+        return tuple(tuple(tuple(self.draws[i] for i in row) for row in rows) for rows in microbatches)

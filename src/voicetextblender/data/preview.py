@@ -12,7 +12,6 @@ import numpy as np
 from voicetextblender.audio.groups import group_by_length
 from voicetextblender.chat.conversation import Conversation
 from voicetextblender.data.index import SourceIndex
-from voicetextblender.data.packing import conversation_cost
 from voicetextblender.data.plan import Draw, Microbatch, Plan
 from voicetextblender.data.survey import Survey
 from voicetextblender.progress import Report
@@ -186,9 +185,17 @@ def count_overlap(training: Sequence[Survey], evaluation: Mapping[str, Survey]) 
 
 
 def choose_rows(
-    plan: Plan, indexes: Sequence[SourceIndex], surveys: Sequence[Survey], num_per_kind: int
+    plan: Plan,
+    indexes: Sequence[SourceIndex],
+    surveys: Sequence[Survey],
+    num_per_kind: int,
+    show: Callable[[Draw], Conversation],
 ) -> list[ShownRow]:
-    """The first rows of each kind that training meets, by kind in the order in which they come."""
+    """The first rows of each kind that training meets, by kind in the order in which they come.
+
+    Args:
+        show: the conversation of a draw as training hears it.
+    """
     kinds = dict.fromkeys(str(kind) for survey in surveys for kind in dict.fromkeys(survey.task.tolist()))
     chosen: dict[str, list[ShownRow]] = {kind: [] for kind in kinds}
     for step in range(min(MAX_STEPS_FOR_ROWS, plan.num_steps or MAX_STEPS_FOR_ROWS)):
@@ -197,13 +204,10 @@ def choose_rows(
         for draw in plan.draws(step):
             kind = str(surveys[draw.source].task[draw.row])
             if len(chosen[kind]) < num_per_kind:
-                chosen[kind].append(_show(draw, kind, step, indexes[draw.source]))
+                index = indexes[draw.source]
+                counts = plan.length(draw)[0], int(index.num_supervised[draw.row])
+                chosen[kind].append(ShownRow(kind, index.name, index.where(draw.row), step, *counts, show(draw)))
     return [row for rows in chosen.values() for row in rows]
-
-
-def _show(draw: Draw, kind: str, step: int, index: SourceIndex) -> ShownRow:
-    counts = int(index.num_tokens[draw.row]), int(index.num_supervised[draw.row])
-    return ShownRow(kind, index.name, index.where(draw.row), step, *counts, index.read(draw.row))
 
 
 class _ClipLengths:
@@ -234,10 +238,7 @@ def _measure(
 
 
 def _imbalance(ranks: Sequence[Sequence[Microbatch]], plan: Plan) -> float:
-    costs = [
-        sum(conversation_cost(*plan.length(draw)) for rows in microbatches for row in rows for draw in row)
-        for microbatches in ranks
-    ]
+    costs = [plan.cost([draw for rows in share for row in rows for draw in row]) for share in ranks]
     return max(costs) * len(costs) / sum(costs) - 1
 
 

@@ -190,6 +190,20 @@ def check_embeddings(composite: Composite) -> Iterator[Finding]:
         yield Finding("lack", "model.audio_token", found, "one token each time", fix)
 
 
+def check_speech_layers(composite: Composite) -> Iterator[Finding]:
+    """Linear layers are called as modules: the engine replaces them, and what they hold is its own affair."""
+    speech = (composite.model.model.audio_tower, composite.model.model.adapter)
+    reaching = {type(module).__name__ for part in speech for module in part.modules() if _reaches_into_layers(module)}
+    for name in sorted(reaching):
+        yield Finding(
+            "lack",
+            "model.speech_encoder",
+            f"{name} hands the weights of its linear layers to a torch function",
+            "layers that are called as modules",
+            "Choose another encoder, or serve it with transformers",
+        )
+
+
 def check_clip_limit(composite: Composite) -> Iterator[Finding]:
     """The engine makes room for clips up to the encoder's own limit on positions."""
     longest = served_clip_s(composite)
@@ -258,6 +272,12 @@ def _calls_attention_interface(module: nn.Module) -> bool:
     return has_index and "ALL_ATTENTION_FUNCTIONS" in forward.__code__.co_names
 
 
+def _reaches_into_layers(module: nn.Module) -> bool:
+    """Whether the class of `module` calls torch's attention over weights, as WavLM's does."""
+    functions = filter(inspect.isfunction, vars(type(module)).values())
+    return any("multi_head_attention_forward" in function.__code__.co_names for function in functions)
+
+
 CHECKS: dict[str, Callable[[Composite], Iterator[Finding]]] = {
     "attention layers": check_layers,
     "class of the LLM": check_class,
@@ -267,6 +287,7 @@ CHECKS: dict[str, Callable[[Composite], Iterator[Finding]]] = {
     "LoRA": check_lora,
     "logits": check_logits,
     "audio placeholder": check_embeddings,
+    "speech layers": check_speech_layers,
     "longest clip": check_clip_limit,
     "clips alone": check_clips_alone,
 }

@@ -6,10 +6,13 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+ItemT = TypeVar("ItemT")
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,14 @@ class Ranks:
         if self.num_ranks > 1:
             dist.all_reduce(values)
         return values
+
+    def gather(self, items: list[ItemT]) -> list[ItemT]:
+        """The picklable items of all ranks, in the order of the ranks."""
+        if self.num_ranks == 1:
+            return items
+        gathered: list[list[ItemT] | None] = [None] * self.num_ranks
+        dist.all_gather_object(gathered, items)
+        return [item for group in gathered for item in group or []]
 
     def sum_gradients(self, parameters: list[Tensor]) -> None:
         """Sum every gradient over all ranks; a rank that did not touch a parameter counts as zero.

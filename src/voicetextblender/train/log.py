@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from voicetextblender.files import write_atomically
 from voicetextblender.train.step import StepResult
+from voicetextblender.train.unreadable import StepRows
 from voicetextblender.units import samples_to_seconds
 
 PLAIN_LINE_EVERY_S = 10.0
@@ -85,7 +86,7 @@ class RunLog:
         if self.writer is not None:
             self.writer.close()
 
-    def write(self, step: int, result: StepResult, learning_rate: float, device: torch.device) -> None:
+    def write(self, step: int, result: StepResult, rows: StepRows, learning_rate: float, device: torch.device) -> None:
         """Log step `step` (from 0)."""
         if self.file is None:
             return
@@ -99,6 +100,9 @@ class RunLog:
             "loss_by_task": result.loss_by_task,
             "supervised_tokens": result.num_supervised,
             "tokens": result.num_tokens,
+            "conversations": rows.conversations,
+            "replaced": rows.replaced,
+            "rows": rows.hash,
             "audio_s": round(audio_s, 3),
             "grad_norm": result.grad_norm,
             "lr": learning_rate,
@@ -120,7 +124,7 @@ class RunLog:
             if isinstance(value, dict):
                 for task, loss in value.items():
                     self.writer.add_scalar(f"{name}/{task}", loss, step)
-            elif name != "step":
+            elif name not in ("step", "rows"):
                 self.writer.add_scalar(name, value, step)
 
     def _show(self, step: int, entry: dict[str, Any], now: float) -> None:

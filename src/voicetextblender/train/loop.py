@@ -7,8 +7,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from voicetextblender.data.index import Geometry, fingerprint_sources
+from voicetextblender.data.index import fingerprint_sources
 from voicetextblender.data.loader import build_loader
+from voicetextblender.data.measure import Geometry
 from voicetextblender.model.build import Composite, build_composite
 from voicetextblender.model.packing import check_packing, choose_attention
 from voicetextblender.model.trainable import trainable_parameters
@@ -22,6 +23,7 @@ from voicetextblender.train.optim import build_optimizer, learning_rate_at, set_
 from voicetextblender.train.recipe import Recipe, recipe_fingerprint
 from voicetextblender.train.run_folder import open_run, write_json
 from voicetextblender.train.step import precision_context, run_step
+from voicetextblender.train.unreadable import Unreadable
 
 MODEL_FOLDER = "model"
 """Where in the run folder the finished model is."""
@@ -70,25 +72,29 @@ def _train_steps(recipe: Recipe, run_dir: Path, composite: Composite, ranks: Ran
     store = CheckpointStore(run_dir / "checkpoints", recipe_fingerprint(recipe), config.keep_checkpoints)
     first = store.load_newest(parameters, optimizer)
     if first == 0 and recipe.model.warm_start == "ctc":
-        num_steps = math.ceil(WARM_START_CONVERSATIONS / recipe.data.conversations_per_step)
-        heard = (batch for step in range(num_steps) for batch in loader.load(step))
+        num_steps = math.ceil(WARM_START_CONVERSATIONS / loader.plan.conversations_per_step)
+        heard = (batch for loaded in loader.steps(0, num_steps) for batch in loaded.batches)
         explained = warm_start_adapter(composite, recipe.model.speech_encoder, heard)
         if ranks.is_first:
             console.print(f"warm start: the adapter gives {explained:.0%} of what the CTC head hears", highlight=False)
     model.train()
     if ranks.is_first:
         write_json(run_dir / "data.json", fingerprint_sources({index.name: index for index in loader.indexes}))
+    unreadable = Unreadable(run_dir, first, recipe.data.max_failed_share, ranks)
     shown_on = console if ranks.is_first else None
     with RunLog(run_dir, config.steps, first, shown_on, config.tensorboard, ranks.num_ranks) as log:
-        batches_of_steps = loader.steps(first, config.steps, ranks.rank, ranks.num_ranks)
-        for step, batches in enumerate(batches_of_steps, start=first):
+        loaded_steps = loader.steps(first, config.steps, ranks.rank, ranks.num_ranks, unreadable.known)
+        for step, loaded in enumerate(loaded_steps, start=first):
+            rows = unreadable.add(step, loaded)
             learning_rate = learning_rate_at(step, config.steps, config.optim)
             set_learning_rate(optimizer, learning_rate)
             result = run_step(
-                composite, optimizer, list(parameters.values()), batches, config, ranks, recipe.seed, step
+                composite, optimizer, list(parameters.values()), loaded.batches, config, ranks, recipe.seed, step
             )
-            log.write(step, result, learning_rate, ranks.device)
+            log.write(step, result, rows, learning_rate, ranks.device)
             is_due = config.checkpoint_every and (step + 1) % config.checkpoint_every == 0
             if ranks.is_first and (is_due or step + 1 == config.steps):
                 store.save(step + 1, parameters, optimizer)
+    if ranks.is_first:
+        unreadable.print_table(console)
     model.eval()

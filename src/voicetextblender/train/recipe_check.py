@@ -120,7 +120,9 @@ def list_needs(recipe: Recipe, num_gpus: int) -> Iterator[Need]:
             if source.tars is not None:
                 yield _need_files(f"data {source.name}, tars", source.tars, f"Set data.sources.{source.name}.tars")
     for name, row in (recipe.evaluate.rows if recipe.evaluate else {}).items():
-        yield _need_files(f"evaluation {name}", str(row.manifest), "Set its manifest in the recipe")
+        manifest = row.reader.path if row.reader else row.manifest
+        if manifest is not None:
+            yield _need_files(f"evaluation {name}", str(manifest), "Set its path in the recipe")
     if recipe.train.attention == "flash_attention_2":
         found = _tell(find_spec("flash_attn") is not None, "installed", "not installed")
         yield Need("package flash_attn", *found, "pip install flash-attn, or train.attention=auto")

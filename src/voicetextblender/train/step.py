@@ -126,8 +126,6 @@ def _add_by_task(sums: dict[str, Tensor], batch: Batch, losses: Tensor) -> None:
 
 def _sum_over_ranks(sums: dict[str, Tensor], ranks: Ranks) -> dict[str, tuple[float, float]]:
     if ranks.num_ranks > 1:
-        names: list[list[str] | None] = [None] * ranks.num_ranks
-        torch.distributed.all_gather_object(names, sorted(sums))
-        for task in sorted({task for group in names for task in group or []}):
+        for task in sorted(set(ranks.gather(sorted(sums)))):
             ranks.sum(sums[task])
     return {task: (float(value[0]), float(value[1])) for task, value in sums.items()}

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from tests.data.readers.reading import OpenKind, read_all
 from voicetextblender.chat.render import Renderer
-from voicetextblender.data.index import Geometry, Limits, open_index
+from voicetextblender.data.index import open_index
+from voicetextblender.data.measure import Geometry, Limits
 from voicetextblender.data.readers.files import expand_paths
 from voicetextblender.data.readers.lines import JsonRows
-from voicetextblender.data.readers.source import RawRow
+from voicetextblender.data.readers.source import RawRow, scan_store
 from voicetextblender.errors import DataError
 
 JSON = st.recursive(
@@ -62,7 +63,7 @@ def test_items_of_any_list_are_read_by_their_offset(
     path = folder / "rows.json"
     path.write_text(f" \n{json.dumps(values, indent=indent, ensure_ascii=is_ascii)}\n", "utf-8")
     store = JsonRows(str(path), "train", folder)
-    rows = list(store.scan())
+    rows = list(scan_store(store))
     assert [store.decode(row).value for row in rows] == values
     for number, row in enumerate(rows, 1):
         assert store.fetch(row.line, row.offset, len(row.content), 0) == row
@@ -81,7 +82,7 @@ def test_lists_that_are_broken(tmp_path: Path, content: str, message: str) -> No
     (tmp_path / "rows.json").write_text(content)
     store = JsonRows(str(tmp_path / "rows.json"), "train", tmp_path)
     with pytest.raises(DataError, match=re.escape(message)):
-        for row in store.scan():
+        for row in scan_store(store):
             store.decode(row)
 
 
@@ -110,7 +111,7 @@ def test_bad_rows_of_several_files_are_told_in_order(
     names = [Path(drop.text.partition(": ")[0]).name for drop in index.dropped]
     assert names == ["part_0.jsonl:2", "part_0.jsonl:3", "part_1.jsonl:1", "part_1.jsonl:2"]
     size = sum((tmp_path / f"part_{part}.jsonl").stat().st_size for part in range(2))
-    assert told == [(size, size)]
+    assert told == sorted(told) and told[-1] == (size, size)
     (tmp_path / "part_1.jsonl").write_text('{"question": "C?", "answer": "D"}\n')
     index = open_index(*(open_kind("qa", "part_{0..1}.jsonl"), *arguments[1:]), on_bad_row="skip")
     assert [index.read(row).turns[1].text for row in range(2)] == ["B", "D"]
@@ -124,11 +125,11 @@ def test_remote_rows_are_fetched_once(tmp_path: Path) -> None:
     store = JsonRows("memory://readers/rows.jsonl", "train", tmp_path)
     assert store.where(2) == "memory://readers/rows.jsonl:2"
     assert [Path(path).name for path in expand_paths("memory://readers/*.jsonl")] == ["rows.jsonl"]
-    items = [store.decode(row) for row in store.scan()]
+    items = [store.decode(row) for row in scan_store(store)]
     assert [item.value["a"] for item in items] == [1, 2] and items[0].folder == "memory://readers"
     fsspec.filesystem("memory").rm("/readers/rows.jsonl")
     again = JsonRows("memory://readers/rows.jsonl", "train", tmp_path)
-    assert list(again.scan())[1] == RawRow(2, 9, b'{"a": 2}\n')
+    assert list(scan_store(again))[1] == RawRow(2, 9, b'{"a": 2}\n')
     with pytest.raises(DataError, match=r"^memory://readers/gone.jsonl: cannot be read \("):
         JsonRows("memory://readers/gone.jsonl", "train", tmp_path)
     with pytest.raises(

@@ -15,8 +15,8 @@ from tests.data.rows import write_tone
 from voicetextblender.audio.waveform import read_waveform
 from voicetextblender.chat.clips import count_samples, read_clip
 from voicetextblender.chat.render import Renderer
-from voicetextblender.data.index import Geometry
 from voicetextblender.data.loader import DataConfig, build_loader
+from voicetextblender.data.measure import Geometry
 from voicetextblender.errors import DataError
 
 
@@ -98,7 +98,7 @@ def test_workers_read_what_the_process_reads(
     for num_workers in (0, 2):
         config = DataConfig.model_validate({**values, "num_workers": num_workers})
         loader = build_loader(config, renderer, geometry, seed=2)
-        read.append([batch.token_ids.tolist() for batches in loader.steps(0, 5) for batch in batches])
+        read.append([batch.token_ids.tolist() for loaded in loader.steps(0, 5) for batch in loaded.batches])
     assert read[0] == read[1]
 
 

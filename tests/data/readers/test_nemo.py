@@ -21,8 +21,8 @@ from voicetextblender.audio.waveform import read_waveform
 from voicetextblender.chat.clips import count_samples, read_clip
 from voicetextblender.chat.conversation import AudioPart
 from voicetextblender.chat.render import Renderer
-from voicetextblender.data.index import Geometry
 from voicetextblender.data.loader import DataConfig, build_loader
+from voicetextblender.data.measure import Geometry
 from voicetextblender.data.readers.tar import Tars
 from voicetextblender.errors import AudioError, DataError
 
@@ -326,7 +326,7 @@ def test_real_recordings_from_a_tar(
         sources.append({"name": language, "kind": "nemo_tarred", "path": path, "tars": tars})
     values = {"sources": sources, "conversations_per_step": 10, "num_workers": 2, "cache_dir": str(tmp_path / "cache")}
     loader = build_loader(DataConfig.model_validate(values), renderer, geometry, seed=0)
-    for step, batches in enumerate(loader.steps(0, 3)):
+    for step, (batches, *_) in enumerate(loader.steps(0, 3)):
         for rows, batch in zip(loader.plan.step(step), batches, strict=True):
             for draw, waveform in zip(chain.from_iterable(rows), batch.waveforms, strict=True):
                 text = loader.indexes[draw.source].read(draw.row).turns[1].text

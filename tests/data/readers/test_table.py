@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tests.data.readers.reading import OpenKind, read_all, say
 from voicetextblender.chat.conversation import AudioPart
+from voicetextblender.data.readers.source import scan_store
 from voicetextblender.data.readers.table import TableRows
 from voicetextblender.errors import DataError
 
@@ -27,7 +28,7 @@ def test_rows_of_any_table_are_read_by_their_offset(
     with path.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file, delimiter=delimiter, quoting=csv.QUOTE_ALL).writerows([["a", "b"], *rows])
     store = TableRows(str(path), "train", folder, delimiter)
-    found = list(store.scan())
+    found = list(scan_store(store))
     assert [list(store.decode(row).value.values()) for row in found] == rows
     assert all(store.fetch(row.line, row.offset, len(row.content), 0) == row for row in found)
 

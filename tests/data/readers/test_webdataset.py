@@ -14,8 +14,8 @@ from tests.data.readers.reading import OpenKind, read_all, say
 from tests.data.rows import write_tone
 from voicetextblender.chat.clips import read_clip
 from voicetextblender.chat.render import Renderer
-from voicetextblender.data.index import Geometry
 from voicetextblender.data.loader import DataConfig, build_loader
+from voicetextblender.data.measure import Geometry
 from voicetextblender.data.readers.config import SourceConfig
 from voicetextblender.data.sources import open_source
 from voicetextblender.errors import DataError

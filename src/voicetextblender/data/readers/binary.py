@@ -11,8 +11,10 @@ from itertools import accumulate
 from typing import Any
 
 from voicetextblender.data.readers.files import row_id
-from voicetextblender.data.readers.source import Item, RawRow
+from voicetextblender.data.readers.source import Item, RawRow, Span
 from voicetextblender.errors import DataError, describe
+
+ROWS_PER_SPAN = 256
 
 
 class BinaryRows:
@@ -51,10 +53,13 @@ class BinaryRows:
     def where(self, line: int, file: int = 0) -> str:
         return f"{self.paths[file]} row {line}"
 
-    def scan(self) -> Iterator[RawRow]:
-        for file in range(len(self.paths)):
-            for row in range(self.sizes[file]):
-                yield self.fetch(row + 1, row, 0, file)
+    def spans(self) -> Iterator[Span]:
+        for file, size in enumerate(self.sizes):
+            for start in range(0, size, ROWS_PER_SPAN):
+                yield Span(file, start + 1, start, min(start + ROWS_PER_SPAN, size))
+
+    def scan(self, span: Span) -> Iterator[RawRow]:
+        return (self.fetch(row + 1, row, 0, span.file) for row in range(span.start, span.stop))
 
     def fetch(self, line: int, offset: int, num_bytes: int, file: int) -> RawRow:
         return RawRow(line, offset, b"", file, _open_table(self.paths[file]).row(offset))

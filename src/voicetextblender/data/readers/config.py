@@ -6,6 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from voicetextblender.audio.distort import AugmentConfig
 from voicetextblender.chat.slots import CLIP_SLOT, QUESTION_SLOT
 from voicetextblender.config import StrictConfig
 
@@ -175,9 +176,11 @@ class SourceConfig(ReaderConfig):
         weight: share of the draws beside its siblings, on any scale; 0 leaves the source out.
         max_epochs: how often each row is drawn at most; what is left of the source's share goes to its siblings.
         held_out: rows to measure on, kept out of training.
+        augment: `shared` does what `data.augment` says, `none` nothing; or a section of its own in place of that one.
     """
 
     name: str = Field(min_length=1)
     weight: float = Field(1.0, ge=0, allow_inf_nan=False)
     max_epochs: float | None = Field(None, gt=0, allow_inf_nan=False)
     held_out: HeldOutConfig | None = None
+    augment: Literal["shared", "none"] | AugmentConfig = "shared"

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from voicetextblender.audio.storage import find_remote, is_remote, open_binary
+from voicetextblender.data.readers.fingerprints import remember_fingerprint
 from voicetextblender.errors import DataError, describe
-from voicetextblender.files import fingerprint, write_atomically
+from voicetextblender.files import write_atomically
 
 AUDIO_SUFFIXES = (".flac", ".wav", ".opus", ".ogg", ".mp3", ".m4a", ".webm")
 """How files are called that hold recordings."""
@@ -56,7 +57,7 @@ def local_copy(path: str, cache_dir: Path) -> Path:
     """
     if not is_remote(path) and not path.endswith(".gz"):
         return Path(path)
-    identity = path if is_remote(path) else f"{Path(path).resolve()} {fingerprint(Path(path))}"
+    identity = path if is_remote(path) else f"{Path(path).resolve()} {remember_fingerprint(Path(path), cache_dir)}"
     name = hashlib.sha256(identity.encode()).hexdigest()[:16]
     copy = cache_dir / f"copy-{name}-{path.rpartition('/')[2].removesuffix('.gz')}"
     if not copy.is_file():
@@ -67,12 +68,6 @@ def local_copy(path: str, cache_dir: Path) -> Path:
         except (OSError, EOFError) as error:
             _refuse(path, f"cannot be read ({error})", "a file, plain or gzipped", "Check it, or make it again")
     return copy
-
-
-def fingerprint_files(paths: tuple[Path, ...]) -> str:
-    """SHA-256 of the content: of one file its own, of several that of their list."""
-    digests = [fingerprint(path) for path in paths]
-    return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
 def row_id(path: str, line: int, num_files: int) -> str:

@@ -12,9 +12,10 @@ from voicetextblender.audio.storage import is_remote, list_remote, parent_folder
 from voicetextblender.chat.fields import refusal
 from voicetextblender.data.readers.columns import ColumnsParser
 from voicetextblender.data.readers.config import SourceConfig
-from voicetextblender.data.readers.files import AUDIO_SUFFIXES, fingerprint_files, local_copy
+from voicetextblender.data.readers.files import AUDIO_SUFFIXES, local_copy
+from voicetextblender.data.readers.fingerprints import fingerprint_files
 from voicetextblender.data.readers.lines import JsonRows
-from voicetextblender.data.readers.source import Item, RawRow, RowStore, Source
+from voicetextblender.data.readers.source import Item, RawRow, RowStore, Source, Span
 from voicetextblender.data.readers.spoken import Wordings
 from voicetextblender.data.readers.table import TableRows
 from voicetextblender.errors import DataError, describe
@@ -92,22 +93,26 @@ class TranscriptRows:
 
     @property
     def fingerprint(self) -> str:
-        return fingerprint_files(tuple(self._local(path) for path in self.paths if self._exists(path)))
+        files = tuple(self._local(path) for path in self.paths if self._exists(path))
+        return fingerprint_files(files, self.cache_dir)
 
     def where(self, line: int, file: int = 0) -> str:
         return self.paths[file] if self.layout == "pairs" else f"{self.paths[file]}:{line}"
 
-    def scan(self) -> Iterator[RawRow]:
-        for file, path in enumerate(self.paths):
-            if self.layout == "pairs":
-                yield RawRow(1, 0, self._local(path).read_bytes() if self._exists(path) else b"", file)
-                continue
-            offset = 0
-            with self._local(path).open("rb") as opened:
-                for line, content in enumerate(opened, start=1):
-                    if content.strip():
-                        yield RawRow(line, offset, content, file)
-                    offset += len(content)
+    def spans(self) -> Iterator[Span]:
+        return (Span(file, 1, 0, size) for file, size in enumerate(self.sizes))
+
+    def scan(self, span: Span) -> Iterator[RawRow]:
+        path = self.paths[span.file]
+        if self.layout == "pairs":
+            yield RawRow(1, 0, self._local(path).read_bytes() if self._exists(path) else b"", span.file)
+            return
+        offset = 0
+        with self._local(path).open("rb") as opened:
+            for line, content in enumerate(opened, start=1):
+                if content.strip():
+                    yield RawRow(line, offset, content, span.file)
+                offset += len(content)
 
     def fetch(self, line: int, offset: int, num_bytes: int, file: int) -> RawRow:
         if self.layout == "pairs" and not num_bytes:  # there may be no such file

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from voicetextblender.data.readers.source import Item, RawRow
+from voicetextblender.data.readers.source import Item, RawRow, Span
 from voicetextblender.data.readers.text_files import TextFiles
 from voicetextblender.errors import DataError, describe
 
@@ -33,11 +33,15 @@ class JsonRows(TextFiles):
     def where(self, line: int, file: int = 0) -> str:
         return f"{self.paths[file]} item {line}" if self._is_list[file] else super().where(line, file)
 
-    def scan(self) -> Iterator[RawRow]:
-        for number, path in enumerate(self._local):
-            rows = _scan_list(path, self.paths[number]) if self._is_list[number] else _scan_lines(path)
-            for row in rows:
-                yield row._replace(file=number)
+    def spans(self) -> Iterator[Span]:
+        for file, is_list in enumerate(self._is_list):
+            yield from [self._whole(file)] if is_list else self._cut(file)
+
+    def scan(self, span: Span) -> Iterator[RawRow]:
+        if self._is_list[span.file]:
+            rows = _scan_list(self._local[span.file], self.paths[span.file])
+            return (row._replace(file=span.file) for row in rows)
+        return (row for row in self._lines(span) if row.content.strip())
 
     def decode(self, row: RawRow) -> Item:
         unit = "item" if self._is_list[row.file] else "line"
@@ -50,15 +54,6 @@ def _begins_list(path: Path) -> bool:
             if begin := piece.removeprefix(b"\xef\xbb\xbf").lstrip():
                 return begin.startswith(b"[")
     return False
-
-
-def _scan_lines(path: Path) -> Iterator[RawRow]:
-    offset = 0
-    with path.open("rb") as file:
-        for line, content in enumerate(file, start=1):
-            if content.strip():
-                yield RawRow(line, offset, content)
-            offset += len(content)
 
 
 def _scan_list(path: Path, name: str) -> Iterator[RawRow]:

@@ -26,6 +26,24 @@ class RawRow(NamedTuple):
     value: Any = None
 
 
+SPAN_SIZE = 1 << 16
+"""About so many bytes of a file are scanned at once: some hundred rows."""
+
+
+class Span(NamedTuple):
+    """Rows of one file that stand side by side: from `start` to before `stop`, in the unit of `RawRow.offset`.
+
+    `line` is the number that the first one has, or would have if it is no blank line; `file` counts the files.
+    `is_uncut` marks a file that must be scanned in one go and may be long.
+    """
+
+    file: int
+    line: int
+    start: int
+    stop: int
+    is_uncut: bool = False
+
+
 class Item(NamedTuple):
     """A decoded row on its way to a parser."""
 
@@ -60,8 +78,15 @@ class RowStore(Protocol):
         """How errors name a row."""
         ...
 
-    def scan(self) -> Iterator[RawRow]:
-        """Every row from the first to the last."""
+    def spans(self) -> Iterator[Span]:
+        """Parts that can be scanned each on its own; together, in order, they are all rows.
+
+        Hardly larger than `SPAN_SIZE` where the form of the file allows.
+        """
+        ...
+
+    def scan(self, span: Span) -> Iterator[RawRow]:
+        """The rows of a span from the first to the last."""
         ...
 
     def fetch(self, line: int, offset: int, num_bytes: int, file: int) -> RawRow:
@@ -75,6 +100,11 @@ class RowStore(Protocol):
             DataError: it is not in the form of the file.
         """
         ...
+
+
+def scan_store(store: RowStore) -> Iterator[RawRow]:
+    """Every row from the first to the last."""
+    return (row for span in store.spans() for row in store.scan(span))
 
 
 Parse = Callable[[Item], tuple[Conversation, ...]]
@@ -124,7 +154,7 @@ class Source:
 
     def scan(self) -> Iterator[RawRow]:
         """Every row from the first to the last."""
-        return self.store.scan()
+        return scan_store(self.store)
 
     def read(self, line: int, offset: int, num_bytes: int, file: int = 0, key: int = 0) -> Conversation:
         """The conversation of one row, read from its place.

@@ -11,7 +11,7 @@ from typing import Literal
 from voicetextblender.chat.fields import refusal
 from voicetextblender.data.readers.columns import ColumnsParser
 from voicetextblender.data.readers.config import SourceConfig
-from voicetextblender.data.readers.source import Item, RawRow, Source
+from voicetextblender.data.readers.source import Item, RawRow, Source, Span
 from voicetextblender.data.readers.spoken import Wordings
 from voicetextblender.data.readers.text_files import TextFiles
 
@@ -51,14 +51,17 @@ class TableRows(TextFiles):
         self._delimiter = delimiter or ("\t" if is_tabbed else ",")
         self._has_quotes = self._delimiter in QUOTING_DELIMITERS
         self._has_header = has_header
-        self._names = tuple(self._read_names(file) for file in range(len(self.paths))) if has_header else ()
+        headers = tuple(self._read_header(file) for file in range(len(self.paths))) if has_header else ()
+        self._names = tuple(names for names, _ in headers)
+        self._begins = tuple(begin for _, begin in headers)
 
-    def scan(self) -> Iterator[RawRow]:
+    def spans(self) -> Iterator[Span]:
         for file in range(len(self.paths)):
-            rows = self._records(file)
-            if self._has_header:
-                next(rows)
-            yield from rows
+            yield from [self._whole(file)] if self._has_quotes else self._cut(file)
+
+    def scan(self, span: Span) -> Iterator[RawRow]:
+        begin = self._begins[span.file] if self._has_header else 0
+        return (row for row in self._records(span) if row.offset >= begin)
 
     def decode(self, row: RawRow) -> Item:
         where = self.where(row.line, row.file)
@@ -69,21 +72,20 @@ class TableRows(TextFiles):
             raise refusal(where, found, expected, "Mend the line, or set delimiter")
         return self._item(row, dict(zip(names, values, strict=True)))
 
-    def _records(self, file: int) -> Iterator[RawRow]:
+    def _records(self, span: Span) -> Iterator[RawRow]:
         """Every record, the header too; blank lines are none."""
-        offset, begun, pending, num_quotes = 0, 1, b"", 0
-        with self._local[file].open("rb") as opened:
-            for line, content in enumerate(opened, start=1):
-                if not pending:
-                    begun = line
-                pending += content
-                num_quotes += content.count(b'"') if self._has_quotes else 0
-                if num_quotes % 2 == 0:
-                    if pending.strip():
-                        yield RawRow(begun, offset, pending, file)
-                    offset, pending, num_quotes = offset + len(pending), b"", 0
+        offset, begun, pending, num_quotes = span.start, span.line, b"", 0
+        for line in self._lines(span):
+            if not pending:
+                begun = line.line
+            pending += line.content
+            num_quotes += line.content.count(b'"') if self._has_quotes else 0
+            if num_quotes % 2 == 0:
+                if pending.strip():
+                    yield RawRow(begun, offset, pending, span.file)
+                offset, pending, num_quotes = offset + len(pending), b"", 0
         if pending:
-            yield RawRow(begun, offset, pending, file)  # an open quote: refused when it is decoded
+            yield RawRow(begun, offset, pending, span.file)  # an open quote: refused when it is decoded
 
     def _split(self, content: bytes, where: str) -> list[str]:
         quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if self._has_quotes else csv.QUOTE_NONE
@@ -94,8 +96,9 @@ class TableRows(TextFiles):
             expected, fix = "a line of a table in UTF-8 is needed", "Mend the line, or set delimiter"
             raise refusal(where, f"no row of a table ({error})", expected, fix) from None
 
-    def _read_names(self, file: int) -> list[str]:
-        header = next(self._records(file), None)
+    def _read_header(self, file: int) -> tuple[list[str], int]:
+        """The names of the columns, and the offset behind them."""
+        header = next(self._records(self._whole(file)), None)
         where = self.paths[file]
         if header is None:
             raise refusal(where, "the table is empty", "its first line names the columns", "Fill it, or remove it")
@@ -104,4 +107,4 @@ class TableRows(TextFiles):
             found = f"the header is {', '.join(names)}"
             fix = "Rename columns, or set header: false where there is no header"
             raise refusal(where, found, "each column has a name of its own", fix)
-        return names
+        return names, header.offset + len(header.content)

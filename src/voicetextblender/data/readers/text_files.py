@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from voicetextblender.audio.storage import parent_folder
-from voicetextblender.data.readers.files import find_files, fingerprint_files, local_copy, row_id
-from voicetextblender.data.readers.source import Item, RawRow
+from voicetextblender.data.readers.files import find_files, local_copy, row_id
+from voicetextblender.data.readers.fingerprints import fingerprint_files
+from voicetextblender.data.readers.source import SPAN_SIZE, Item, RawRow, Span
 
 
 class TextFiles:
@@ -26,6 +28,7 @@ class TextFiles:
     def __init__(self, pattern: str, source: str, cache_dir: Path, folder: str | None) -> None:
         self.paths = find_files(pattern, source)
         self._local = tuple(local_copy(path, cache_dir) for path in self.paths)
+        self._cache_dir = cache_dir
         self._folder = folder
 
     @property
@@ -34,7 +37,7 @@ class TextFiles:
 
     @property
     def fingerprint(self) -> str:
-        return fingerprint_files(self._local)
+        return fingerprint_files(self._local, self._cache_dir)
 
     def where(self, line: int, file: int = 0) -> str:
         return f"{self.paths[file]}:{line}"
@@ -44,6 +47,32 @@ class TextFiles:
         with self._local[file].open("rb") as opened:
             opened.seek(offset)
             return RawRow(line, offset, opened.read(num_bytes), file)
+
+    def _whole(self, file: int) -> Span:
+        """One span for all rows of a file."""
+        return Span(file, 1, 0, self._local[file].stat().st_size, is_uncut=True)
+
+    def _cut(self, file: int) -> Iterator[Span]:
+        """The lines of a file in spans; for files of which each line end ends a row."""
+        line, start = 1, 0
+        with self._local[file].open("rb") as opened:
+            while block := opened.read(SPAN_SIZE):
+                rest = opened.readline()
+                stop = start + len(block) + len(rest)
+                yield Span(file, line, start, stop)
+                line += block.count(b"\n") + rest.count(b"\n")
+                start = stop
+
+    def _lines(self, span: Span) -> Iterator[RawRow]:
+        """Every line of a span, blank ones too."""
+        offset = span.start
+        with self._local[span.file].open("rb") as opened:
+            opened.seek(offset)
+            for line, content in enumerate(opened, start=span.line):
+                if offset >= span.stop:
+                    return
+                yield RawRow(line, offset, content, span.file)
+                offset += len(content)
 
     def _item(self, row: RawRow, value: Any) -> Item:
         """What a row holds, with the names that it goes by."""

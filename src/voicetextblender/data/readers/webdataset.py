@@ -18,7 +18,7 @@ from voicetextblender.data.readers.columns import ColumnsParser
 from voicetextblender.data.readers.config import SourceConfig
 from voicetextblender.data.readers.files import AUDIO_SUFFIXES, find_files
 from voicetextblender.data.readers.huggingface import RowParser
-from voicetextblender.data.readers.source import Item, RawRow, Source
+from voicetextblender.data.readers.source import Item, RawRow, Source, Span
 from voicetextblender.data.readers.spoken import Wordings
 from voicetextblender.data.readers.talk import TalkParser
 from voicetextblender.data.readers.values import USUAL_NAMES
@@ -62,16 +62,17 @@ class Samples:
     def where(self, line: int, file: int = 0) -> str:
         return f"{self.paths[file]} sample {line}"
 
-    def scan(self) -> Iterator[RawRow]:
-        for number, path in enumerate(self.paths):
-            try:
-                with open_binary(path) as file:
-                    yield from (row._replace(file=number) for row in _scan(file))
-            except (tarfile.TarError, OSError) as error:
-                expected = "an uncompressed tar is needed, so that its samples can be read in place"
-                raise DataError(
-                    describe(path, f"cannot be read ({error})", expected, "Unzip or make it again")
-                ) from None
+    def spans(self) -> Iterator[Span]:
+        return (Span(file, 1, 0, size) for file, size in enumerate(self.sizes))
+
+    def scan(self, span: Span) -> Iterator[RawRow]:
+        path = self.paths[span.file]
+        try:
+            with open_binary(path) as file:
+                yield from (row._replace(file=span.file) for row in _scan(file))
+        except (tarfile.TarError, OSError) as error:
+            expected = "an uncompressed tar is needed, so that its samples can be read in place"
+            raise DataError(describe(path, f"cannot be read ({error})", expected, "Unzip or make it again")) from None
 
     def fetch(self, line: int, offset: int, num_bytes: int, file: int) -> RawRow:
         try:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel, WhisperModel
+from transformers.utils import logging
 
 from voicetextblender.errors import ModelError, describe
 from voicetextblender.model.encoders.families import FAMILIES, build_tower
@@ -36,7 +40,8 @@ def load_whole(model_class: Any, path: str, **options: Any) -> PreTrainedModel:
         ModelError: No such folder, or weights missing from it (they would stay random).
     """
     try:
-        model, report = model_class.from_pretrained(path, dtype=torch.float32, output_loading_info=True, **options)
+        with _quiet_library():
+            model, report = model_class.from_pretrained(path, dtype=torch.float32, output_loading_info=True, **options)
     except OSError as error:
         raise ModelError(
             describe(
@@ -57,6 +62,21 @@ def load_whole(model_class: Any, path: str, **options: Any) -> PreTrainedModel:
             )
         )
     return model
+
+
+@contextmanager
+def _quiet_library() -> Iterator[None]:
+    """No table of the weights, which are accounted for here; and no progress bar where nobody sees it move."""
+    verbosity, has_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if has_bar:
+            logging.enable_progress_bar()
 
 
 def _load_whisper(plan: EncoderPlan) -> PreTrainedModel:

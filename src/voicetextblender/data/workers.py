@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
+from voicetextblender.data.measure import DIED, STUCK
 from voicetextblender.data.reading import Cause, Key, Known, Tell
 from voicetextblender.errors import DataError, VoiceTextBlenderError, describe
 
@@ -28,8 +29,6 @@ PREFETCHED_STEPS = 2
 """Steps that each process holds ready, beside the one that it makes."""
 PIPE_BYTES = 1 << 20
 """Of a pipe where that can be chosen: with the usual 64 KB the process that trains took twice as long to receive."""
-STUCK = "no end within the time limit"
-DIED = "the decoder ends the process"
 
 Make = Callable[[int, Known, Tell], Any]
 """Makes a step; picklable where processes are spawned. What it gives must be cheap to pickle."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from voicetextblender.audio.augment import SpecAugmentConfig
 from voicetextblender.config import StrictConfig
@@ -13,6 +13,9 @@ from voicetextblender.model.trainable import Part
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 """The decay of a running mean, per step."""
+
+Parallel = Literal["ddp", "fsdp", "hsdp"]
+"""How several ranks share a model."""
 
 
 class OptimConfig(StrictConfig):
@@ -39,6 +42,20 @@ class OptimConfig(StrictConfig):
     max_grad_norm: float = Field(1.0, gt=0)
 
 
+class Recomputed(StrictConfig):
+    """Parts whose layers keep only their inputs for the backward pass and are computed again there.
+
+    Args:
+        llm: about a third more work in the LLM, for the memory of one layer instead of all.
+        speech_encoder: the same for the speech encoder.
+        adapter: the same for the modality adapter.
+    """
+
+    llm: bool = False
+    speech_encoder: bool = False
+    adapter: bool = False
+
+
 class TrainConfig(StrictConfig):
     """The run.
 
@@ -49,8 +66,14 @@ class TrainConfig(StrictConfig):
         device: `auto` takes a GPU where there is one.
         attention: kernels of the LLM's attention; `auto` takes flash attention on a GPU in bf16 where the package
             `flash_attn` is installed and the LLM supports it, and otherwise what the library chooses.
+        parallel: how several ranks share the model. `ddp`: each holds all of it. `fsdp`: each holds a shard of weights,
+            gradients and optimizer state, and layers are gathered when they are needed. `hsdp`: shards within groups
+            of ranks, copies between them. A single rank holds everything with each of them.
+        shard_size: ranks of a group under `hsdp`; null takes those of one machine.
+        activation_checkpointing: parts that are computed again in the backward pass, to save memory.
         spec_augment: masks on the features of training clips; null for none.
         checkpoint_every: steps between checkpoints; 0 keeps only the one at the end.
+        async_checkpoints: checkpoints are copied to host memory and written while the training goes on.
         keep_checkpoints: older ones are deleted once a newer one is complete.
         tensorboard: also write every number of the log for TensorBoard, to `tensorboard/` in the run folder.
     """
@@ -60,7 +83,17 @@ class TrainConfig(StrictConfig):
     precision: Literal["fp32", "bf16"] = "bf16"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     attention: Attention = "auto"
+    parallel: Parallel = "ddp"
+    shard_size: int | None = Field(None, ge=1)
+    activation_checkpointing: Recomputed = Recomputed()
     spec_augment: SpecAugmentConfig | None = SpecAugmentConfig()
     checkpoint_every: int = Field(500, ge=0)
+    async_checkpoints: bool = False
     keep_checkpoints: int = Field(2, ge=1)
     tensorboard: bool = True
+
+    @model_validator(mode="after")
+    def _check_shard_size(self) -> Self:
+        if self.shard_size is not None and self.parallel != "hsdp":
+            raise ValueError(f"it should have shard_size with parallel: hsdp alone, not with {self.parallel}")
+        return self

@@ -10,16 +10,18 @@ from rich.console import Console
 from voicetextblender.data.index import fingerprint_sources
 from voicetextblender.data.loader import build_loader
 from voicetextblender.data.measure import Geometry
+from voicetextblender.model.blocks import recompute
 from voicetextblender.model.build import Composite, build_composite
 from voicetextblender.model.packing import check_packing, choose_attention
 from voicetextblender.model.trainable import trainable_parameters
 from voicetextblender.model.warm_start import warm_start_adapter
-from voicetextblender.model.weights import MANIFEST, save_composite
+from voicetextblender.model.weights import MANIFEST, save_composite, whole_state
 from voicetextblender.progress import show_progress
 from voicetextblender.train.checkpoint import CheckpointStore
 from voicetextblender.train.distributed import Ranks, join_ranks
 from voicetextblender.train.log import RunLog
 from voicetextblender.train.optim import build_optimizer, learning_rate_at, set_learning_rate
+from voicetextblender.train.parallel import ParallelModel, check_shard_size, is_sharded, parallelise
 from voicetextblender.train.recipe import Recipe, recipe_fingerprint
 from voicetextblender.train.run_folder import open_run, write_json
 from voicetextblender.train.step import precision_context, run_step
@@ -50,33 +52,36 @@ def train(recipe: Recipe, run_dir: Path, console: Console | None = None) -> Path
             return model_dir
         composite = build_composite(recipe.model, recipe.seed)
         _train_steps(recipe, run_dir, composite, ranks, console)
+        tensors = whole_state(composite)
         if ranks.is_first:
-            save_composite(composite, model_dir)
+            save_composite(composite, model_dir, tensors)
         ranks.wait()
         return model_dir
 
 
 def _train_steps(recipe: Recipe, run_dir: Path, composite: Composite, ranks: Ranks, console: Console) -> None:
     config, model = recipe.train, composite.model
-    model.to(ranks.device)
-    choose_attention(model.model.language_model, config.attention, ranks.device, config.precision)
-    if recipe.data.pack:
-        with precision_context(config, ranks.device):
-            check_packing(model.model)
+    check_shard_size(config, ranks)
     geometry = Geometry(composite.num_audio_tokens, composite.geometry_fingerprint)
     with ranks.first_rank_first():
         loader = build_loader(recipe.data, composite.renderer, geometry, recipe.seed, show_progress)
     loader.plan.check_length(config.steps)
-    parameters = trainable_parameters(model)
-    optimizer = build_optimizer(parameters, config.optim)
-    store = CheckpointStore(run_dir / "checkpoints", recipe_fingerprint(recipe), config.keep_checkpoints)
-    first = store.load_newest(parameters, optimizer)
+    run_key, keep = recipe_fingerprint(recipe), config.keep_checkpoints
+    store = CheckpointStore(run_dir / "checkpoints", run_key, keep, ranks, config.async_checkpoints)
+    first = store.newest()
+    if not is_sharded(config, ranks):
+        model.to(ranks.device)
     if first == 0 and recipe.model.warm_start == "ctc":
         num_steps = math.ceil(WARM_START_CONVERSATIONS / loader.plan.conversations_per_step)
         heard = (batch for loaded in loader.steps(0, num_steps) for batch in loaded.batches)
         explained = warm_start_adapter(composite, recipe.model.speech_encoder, heard)
         if ranks.is_first:
             console.print(f"warm start: the adapter gives {explained:.0%} of what the CTC head hears", highlight=False)
+    parallel = _prepare_model(recipe, composite, ranks)
+    parameters = trainable_parameters(model)
+    optimizer = build_optimizer(parameters, config.optim)
+    if first:
+        store.load(first, parameters, optimizer)
     model.train()
     if ranks.is_first:
         write_json(run_dir / "data.json", fingerprint_sources({index.name: index for index in loader.indexes}))
@@ -89,12 +94,28 @@ def _train_steps(recipe: Recipe, run_dir: Path, composite: Composite, ranks: Ran
             learning_rate = learning_rate_at(step, config.steps, config.optim)
             set_learning_rate(optimizer, learning_rate)
             result = run_step(
-                composite, optimizer, list(parameters.values()), loaded.batches, config, ranks, recipe.seed, step
+                composite, optimizer, list(parameters.values()), loaded.batches, config, parallel, recipe.seed, step
             )
             log.write(step, result, rows, learning_rate, ranks.device)
             is_due = config.checkpoint_every and (step + 1) % config.checkpoint_every == 0
-            if ranks.is_first and (is_due or step + 1 == config.steps):
+            if is_due or step + 1 == config.steps:
                 store.save(step + 1, parameters, optimizer)
+    store.wait()
     if ranks.is_first:
         unreadable.print_table(console)
     model.eval()
+
+
+def _prepare_model(recipe: Recipe, composite: Composite, ranks: Ranks) -> ParallelModel:
+    """The model on the devices of the ranks, computing as the recipe says."""
+    config, model = recipe.train, composite.model.model
+    choose_attention(model.language_model, config.attention, ranks.device, config.precision)
+    parts = {"llm": model.language_model, "speech_encoder": model.audio_tower, "adapter": model.adapter}
+    for name, part in parts.items():
+        if getattr(config.activation_checkpointing, name):
+            recompute(part)
+    parallel = parallelise(composite.model, config, ranks)
+    if recipe.data.pack:
+        with precision_context(config, ranks.device):
+            parallel.inspect(check_packing, model)
+    return parallel

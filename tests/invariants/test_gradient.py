@@ -79,7 +79,7 @@ def test_the_gradient_does_not_depend_on_how_a_step_is_cut_into_rows_and_microba
     }
     composite = build_composite(recipe.model, recipe.seed)
     batches = [load_step(recipe, composite, **cut) for cut in cuts.values()]
-    assert [len(batch) for batch in batches] == [1, 4, 1, 7]
+    assert [len(batch) for batch in batches] == [1, 3, 1, 7]
     rows = [sum(len(batch.token_ids) for batch in of_cut) for of_cut in batches]
     assert max(rows[:2]) < 8 and rows[2:] == [8, 8]
     first, *others = [step_gradients(recipe, ALONE, **cut) for cut in cuts.values()]
@@ -167,7 +167,7 @@ def test_a_conversation_alone_equals_the_same_in_a_packed_row(recipe: Recipe) ->
     composite = build_composite(recipe.model, recipe.seed)
     packed = load_step(recipe, composite, max_tokens_per_microbatch=120, max_conversation_tokens=60)
     alone = load_step(recipe, composite, max_tokens_per_microbatch=60, max_conversation_tokens=60, pack=False)
-    assert len(packed) == 4 and len(alone) == 7
+    assert len(packed) == 3 and len(alone) == 7
     with torch.inference_mode():
         together, apart = (
             losses_by_conversation(recipe, composite, packed),

@@ -179,20 +179,51 @@ def test_audio_embeddings_start_at_the_size_of_the_text_embeddings(composite: Co
     assert float(audio.pow(2).mean().sqrt()) == pytest.approx(float(text.detach().pow(2).mean().sqrt()), rel=0.35)
 
 
+@pytest.mark.parametrize("head_learns", [False, True])
 @pytest.mark.parametrize("positions_per_chunk", [1, 3, 1000])
-def test_the_loss_equals_plain_cross_entropy_on_all_logits(composite: Composite, positions_per_chunk: int) -> None:
+def test_the_loss_equals_plain_cross_entropy_on_all_logits(
+    composite: Composite, positions_per_chunk: int, head_learns: bool
+) -> None:
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(7, 300, (3, 17), generator=generator)
     mask = torch.rand(3, 17, generator=generator) < 0.4
     mask[:, 0] = False
+    shares = torch.rand(int(mask.sum()), generator=generator)
     hidden = torch.randn(3, 17, 64, generator=generator, requires_grad=True)
+    head = composite.model.lm_head.weight.requires_grad_(head_learns)
+    learns = [hidden, head] if head_learns else [hidden]
     losses = supervised_losses(hidden, ids, mask, composite.model.compute_logits, positions_per_chunk)
-    (gradient,) = torch.autograd.grad(losses.sum(), hidden)
+    gradients = torch.autograd.grad(losses @ shares, learns)
     logits = composite.model.compute_logits(hidden)
     every = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
     expected = every.view(3, 16)[mask[:, 1:]]
     torch.testing.assert_close(losses, expected)
-    torch.testing.assert_close(gradient, torch.autograd.grad(expected.sum(), hidden)[0])
+    torch.testing.assert_close(gradients, torch.autograd.grad(expected @ shares, learns))
+    with torch.no_grad():
+        torch.testing.assert_close(
+            supervised_losses(hidden, ids, mask, composite.model.compute_logits, positions_per_chunk), expected.detach()
+        )
+
+
+def test_the_loss_of_no_supervised_token_is_empty_and_gives_no_gradient(composite: Composite) -> None:
+    hidden = torch.randn(2, 5, 64, requires_grad=True)
+    nothing = torch.zeros(2, 5, dtype=torch.bool)
+    losses = supervised_losses(hidden, torch.zeros(2, 5, dtype=torch.long), nothing, composite.model.compute_logits)
+    assert len(losses) == 0
+    assert not torch.autograd.grad(losses.sum(), hidden)[0].any()
+
+
+def test_logits_of_a_vocabulary_exist_for_one_chunk_at_a_time() -> None:
+    sizes: list[int] = []
+
+    def compute_logits(states: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(states))
+        return states @ torch.eye(8)
+
+    hidden, ids = torch.randn(1, 101, 8, requires_grad=True), torch.zeros(1, 101, dtype=torch.long)
+    mask = torch.ones(1, 101, dtype=torch.bool)
+    supervised_losses(hidden, ids, mask, compute_logits, positions_per_chunk=30).sum().backward()
+    assert sizes == [0, 30, 30, 30, 10]
 
 
 @pytest.mark.parametrize("family", ["gemma2", "qwen3"])

@@ -49,6 +49,8 @@ class TrainConfig(StrictConfig):
         device: `auto` takes a GPU where there is one.
         attention: kernels of the LLM's attention; `auto` takes flash attention on a GPU in bf16 where the package
             `flash_attn` is installed and the LLM supports it, and otherwise what the library chooses.
+        compile: torch.compile for the layers of all parts: minutes at the start, then faster steps and less memory.
+            Losses differ from those without it by rounding. What cannot be compiled is an error.
         spec_augment: masks on the features of training clips; null for none.
         checkpoint_every: steps between checkpoints; 0 keeps only the one at the end.
         keep_checkpoints: older ones are deleted once a newer one is complete.
@@ -60,6 +62,7 @@ class TrainConfig(StrictConfig):
     precision: Literal["fp32", "bf16"] = "bf16"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     attention: Attention = "auto"
+    compile: bool = False
     spec_augment: SpecAugmentConfig | None = SpecAugmentConfig()
     checkpoint_every: int = Field(500, ge=0)
     keep_checkpoints: int = Field(2, ge=1)

@@ -36,8 +36,8 @@ from transformers import ParakeetEncoder, ParakeetEncoderConfig
 from voicetextblender.audio.front_end import extract_features
 from voicetextblender.audio.waveform import write_waveform
 from voicetextblender.batch import Batch
-from voicetextblender.data.index import Geometry
 from voicetextblender.data.loader import Loader, build_loader
+from voicetextblender.data.measure import Geometry
 from voicetextblender.model.build import Composite, build_composite
 from voicetextblender.model.trainable import trainable_parameters
 from voicetextblender.train.distributed import Ranks
@@ -67,14 +67,16 @@ LLM = {
     "initializer_range": 0.02,
 }
 LORA = {"rank": 16, "alpha": 32}
-WORDS = "say it again please what is three plus five eight anna buys red apples noch einmal".split()
+WORDS = ("say", "it", "again", "please", "what", "is", "three", "plus", "five", "eight", "anna", "buys", "apples")
 
 
 def main() -> int:
     """Run as a script; exit status 1 where a goal is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nemo-python", help="interpreter of NeMo's environment; without it SALM does not take part")
-    parser.add_argument("--vocab", type=int, nargs="+", default=[4_096, 32_000, 256_000], help="sizes of the vocabulary")
+    parser.add_argument(
+        "--vocab", type=int, nargs="+", default=[4_096, 32_000, 256_000], help="sizes of the vocabulary"
+    )
     parser.add_argument("--conversations", type=int, default=48, help="conversations of the step")
     parser.add_argument("--budget", type=int, default=2048, help="padded tokens of a microbatch")
     parser.add_argument("--repeats", type=int, default=5, help="times that each is timed; the median counts")
@@ -85,7 +87,8 @@ def main() -> int:
     if arguments.work:
         work(*arguments.work)
         return 0
-    return 0 if all([compete(arguments, vocab_size) for vocab_size in arguments.vocab]) else 1
+    met = [compete(arguments, vocab_size) for vocab_size in arguments.vocab]
+    return 0 if all(met) else 1
 
 
 def compete(arguments: argparse.Namespace, vocab_size: int) -> bool:

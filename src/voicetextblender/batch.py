@@ -80,15 +80,20 @@ class Batch:
         assert len(self.waveforms) == len(self.clip_keys) == len(self.num_audio_tokens)
 
     def to(self, device: torch.device) -> Batch:
-        """The same microbatch with every tensor on `device`."""
+        """The same microbatch with every tensor on `device`; a GPU copies while the program goes on."""
+
+        def move(tensor: Tensor) -> Tensor:
+            pinned = tensor.pin_memory() if device.type == "cuda" and not tensor.is_cuda else tensor
+            return pinned.to(device, non_blocking=True)
+
         return replace(
             self,
-            token_ids=self.token_ids.to(device, non_blocking=True),
-            position_ids=self.position_ids.to(device, non_blocking=True),
-            conversation_ids=self.conversation_ids.to(device, non_blocking=True),
-            supervision_mask=self.supervision_mask.to(device, non_blocking=True),
-            audio_mask=self.audio_mask.to(device, non_blocking=True),
-            waveforms=tuple(waveform.to(device, non_blocking=True) for waveform in self.waveforms),
+            token_ids=move(self.token_ids),
+            position_ids=move(self.position_ids),
+            conversation_ids=move(self.conversation_ids),
+            supervision_mask=move(self.supervision_mask),
+            audio_mask=move(self.audio_mask),
+            waveforms=tuple(map(move, self.waveforms)),
         )
 
 

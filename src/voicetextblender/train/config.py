@@ -71,6 +71,8 @@ class TrainConfig(StrictConfig):
             of ranks, copies between them. A single rank holds everything with each of them.
         shard_size: ranks of a group under `hsdp`; null takes those of one machine.
         activation_checkpointing: parts that are computed again in the backward pass, to save memory.
+        compile: torch.compile for the layers of all parts: minutes at the start, then faster steps and less memory.
+            Losses differ from those without it by rounding. What cannot be compiled is an error.
         spec_augment: masks on the features of training clips; null for none.
         checkpoint_every: steps between checkpoints; 0 keeps only the one at the end.
         async_checkpoints: checkpoints are copied to host memory and written while the training goes on.
@@ -86,6 +88,7 @@ class TrainConfig(StrictConfig):
     parallel: Parallel = "ddp"
     shard_size: int | None = Field(None, ge=1)
     activation_checkpointing: Recomputed = Recomputed()
+    compile: bool = False
     spec_augment: SpecAugmentConfig | None = SpecAugmentConfig()
     checkpoint_every: int = Field(500, ge=0)
     async_checkpoints: bool = False

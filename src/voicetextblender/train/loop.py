@@ -18,10 +18,12 @@ from voicetextblender.model.warm_start import warm_start_adapter
 from voicetextblender.model.weights import MANIFEST, save_composite, whole_state
 from voicetextblender.progress import show_progress
 from voicetextblender.train.checkpoint import CheckpointStore
+from voicetextblender.train.compiling import compile_layers, no_silent_fallback
 from voicetextblender.train.distributed import Ranks, join_ranks
 from voicetextblender.train.log import RunLog
 from voicetextblender.train.optim import build_optimizer, learning_rate_at, set_learning_rate
 from voicetextblender.train.parallel import ParallelModel, check_shard_size, is_sharded, parallelise
+from voicetextblender.train.profiling import StepTrace
 from voicetextblender.train.recipe import Recipe, recipe_fingerprint
 from voicetextblender.train.run_folder import open_run, write_json
 from voicetextblender.train.step import precision_context, run_step
@@ -31,13 +33,17 @@ MODEL_FOLDER = "model"
 """Where in the run folder the finished model is."""
 WARM_START_CONVERSATIONS = 1024
 """The first conversations of a training, whose clips a warm start of the adapter is fitted on."""
+NO_STEPS = range(0)
 
 
-def train(recipe: Recipe, run_dir: Path, console: Console | None = None) -> Path:
+def train(recipe: Recipe, run_dir: Path, console: Console | None = None, profiled: range = NO_STEPS) -> Path:
     """Train by `recipe` in `run_dir` and return the folder of the finished model.
 
     An unfinished run of the same recipe goes on from its newest checkpoint and ends with the very same weights; a
     finished one is left as it is.
+
+    Args:
+        profiled: steps of which the first rank writes a trace to `trace/` in the run folder.
 
     Raises:
         RunError: The folder is in use or holds a run of another recipe; the number of ranks does not fit the recipe; a
@@ -53,7 +59,8 @@ def train(recipe: Recipe, run_dir: Path, console: Console | None = None) -> Path
                 console.print(f"{run_dir} is already trained to step {recipe.train.steps}", highlight=False)
             return model_dir
         composite = build_composite(recipe.model, recipe.seed)
-        _train_steps(recipe, run_dir, composite, ranks, console)
+        trace = StepTrace(run_dir / "trace", profiled if ranks.is_first else NO_STEPS)
+        _train_steps(recipe, run_dir, composite, ranks, console, trace)
         tensors = whole_state(composite)
         if ranks.is_first:
             save_composite(composite, model_dir, tensors)
@@ -61,7 +68,9 @@ def train(recipe: Recipe, run_dir: Path, console: Console | None = None) -> Path
         return model_dir
 
 
-def _train_steps(recipe: Recipe, run_dir: Path, composite: Composite, ranks: Ranks, console: Console) -> None:
+def _train_steps(
+    recipe: Recipe, run_dir: Path, composite: Composite, ranks: Ranks, console: Console, trace: StepTrace
+) -> None:
     config, model = recipe.train, composite.model
     geometry = Geometry(composite.num_audio_tokens, composite.geometry_fingerprint)
     with ranks.first_rank_first():
@@ -70,6 +79,7 @@ def _train_steps(recipe: Recipe, run_dir: Path, composite: Composite, ranks: Ran
     run_key, keep = recipe_fingerprint(recipe), config.keep_checkpoints
     store = CheckpointStore(run_dir / "checkpoints", run_key, keep, ranks, config.async_checkpoints)
     first = store.newest()
+    trace.check(first, config.steps)
     if not is_sharded(config, ranks):
         model.to(ranks.device)
     if first == 0 and recipe.model.warm_start == "ctc":
@@ -94,9 +104,10 @@ def _train_steps(recipe: Recipe, run_dir: Path, composite: Composite, ranks: Ran
             rows = unreadable.add(step, loaded)
             learning_rate = learning_rate_at(step, config.steps, config.optim)
             set_learning_rate(optimizer, learning_rate)
-            result = run_step(
-                composite, optimizer, list(parameters.values()), loaded.batches, config, parallel, recipe.seed, step
-            )
+            with trace.step(step), no_silent_fallback():
+                result = run_step(
+                    composite, optimizer, list(parameters.values()), loaded.batches, config, parallel, recipe.seed, step
+                )
             log.write(step, result, rows, learning_rate, ranks.device)
             is_due = config.checkpoint_every and (step + 1) % config.checkpoint_every == 0
             if is_due or step + 1 == config.steps:
@@ -115,6 +126,8 @@ def _prepare_model(recipe: Recipe, composite: Composite, ranks: Ranks) -> Parall
     for name, part in parts.items():
         if getattr(config.activation_checkpointing, name):
             recompute(part)
+    if config.compile:
+        compile_layers(model)
     parallel = parallelise(composite.model, config, ranks)
     if recipe.data.pack:
         with precision_context(config, ranks.device):

@@ -1,0 +1,62 @@
+"""Compiled layers: the losses that uncompiled ones give, and no silence where compiling fails."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.tiny import make_recipe
+from voicetextblender.data.loader import build_loader
+from voicetextblender.data.measure import Geometry
+from voicetextblender.errors import RunError
+from voicetextblender.model.build import build_composite
+from voicetextblender.model.trainable import trainable_parameters
+from voicetextblender.train import compiling
+from voicetextblender.train.step import batch_losses
+
+
+def test_compiled_layers_learn_what_uncompiled_ones_learn(tmp_path: Path) -> None:
+    """Traced forward and backward, and run without generated code, which takes minutes to make."""
+    recipe = make_recipe(tmp_path)
+    composite = build_composite(recipe.model, seed=0)
+    composite.model.train()
+    geometry = Geometry(composite.num_audio_tokens, composite.geometry_fingerprint)
+    batch = build_loader(recipe.data, composite.renderer, geometry, recipe.seed).load(0)[0]
+    parameters = list(trainable_parameters(composite.model).values())
+
+    def learn() -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        losses = batch_losses(composite, batch, recipe.train.model_copy(update={"spec_augment": None}))
+        return losses.detach(), torch.autograd.grad(losses.sum(), parameters)
+
+    plain = learn()
+    compiling.compile_layers(composite.model.model, backend="aot_eager")
+    with compiling.no_silent_fallback():
+        torch.testing.assert_close(learn(), plain, rtol=1e-4, atol=1e-5)
+
+
+def test_the_layers_of_all_parts_are_compiled_and_keep_their_names(tmp_path: Path) -> None:
+    composite = build_composite(make_recipe(tmp_path).model, seed=0)
+    before = list(composite.model.state_dict())
+    compiling.compile_layers(composite.model.model)
+    assert list(composite.model.state_dict()) == before
+    compiled = {
+        name.rsplit(".", 2)[0] for name, module in composite.model.named_modules() if module._compiled_call_impl
+    }
+    assert compiled == {"model.language_model", "model.audio_tower", "model.adapter"}
+
+
+def test_what_cannot_be_compiled_is_an_error() -> None:
+    def fail(*arguments: object) -> None:
+        raise ValueError("no such kernel")
+
+    layer = torch.nn.Linear(2, 2)
+    layer.compile(backend=fail)
+    with (
+        pytest.raises(
+            RunError, match=r"^train\.compile: torch\.compile failed with .*no such kernel.* Set it to false"
+        ),
+        compiling.no_silent_fallback(),
+    ):
+        layer(torch.zeros(1, 2))

@@ -97,6 +97,22 @@ class Batch:
         )
 
 
+def empty_batch() -> Batch:
+    """A microbatch without conversations, for a rank that must take part with nothing."""
+    nowhere = torch.zeros((1, 2), dtype=torch.bool)
+    return Batch(
+        token_ids=torch.zeros((1, 2), dtype=torch.int64),
+        position_ids=torch.arange(2)[None],
+        conversation_ids=torch.full((1, 2), PADDING),
+        supervision_mask=nowhere,
+        audio_mask=nowhere,
+        num_audio_tokens=(),
+        waveforms=(),
+        clip_keys=(),
+        tasks=(),
+    )
+
+
 def collate(
     rendered: Sequence[Rendered],
     waveforms: Sequence[Sequence[np.ndarray]],

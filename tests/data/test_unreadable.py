@@ -21,9 +21,8 @@ from voicetextblender.chat.conversation import AudioPart
 from voicetextblender.chat.render import Renderer
 from voicetextblender.data import reading
 from voicetextblender.data.loader import DataConfig, Loader, build_loader
-from voicetextblender.data.measure import NO_AUDIO, Geometry
-from voicetextblender.data.reading import UNEXPECTED, Cause, Failure
-from voicetextblender.data.workers import DIED, STUCK
+from voicetextblender.data.measure import DIED, NO_AUDIO, STUCK, UNEXPECTED, Geometry
+from voicetextblender.data.reading import Cause, Failure
 from voicetextblender.errors import DataError
 
 NUM_ROWS = 24

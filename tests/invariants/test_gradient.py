@@ -21,6 +21,7 @@ from voicetextblender.model.clips import embed_clips
 from voicetextblender.model.trainable import part_of, trainable_parameters
 from voicetextblender.train.distributed import Ranks
 from voicetextblender.train.optim import build_optimizer
+from voicetextblender.train.parallel import parallelise
 from voicetextblender.train.recipe import Recipe
 from voicetextblender.train.step import StepResult, batch_losses, run_step
 
@@ -38,11 +39,14 @@ def load_step(
 def step_gradients(recipe: Recipe, ranks: Ranks, step: int = 1, **data: int) -> tuple[StepResult, dict[str, Tensor]]:
     """One step; the gradients are read off AdamW's first moment, before any clipping moved them."""
     composite = build_composite(recipe.model, recipe.seed)
+    parallel = parallelise(composite.model, recipe.train, ranks)
     composite.model.train()
     parameters = trainable_parameters(composite.model)
     optimizer = build_optimizer(parameters, recipe.train.optim)
     batches = load_step(recipe, composite, ranks.rank, ranks.num_ranks, step, **data)
-    result = run_step(composite, optimizer, list(parameters.values()), batches, recipe.train, ranks, recipe.seed, step)
+    result = run_step(
+        composite, optimizer, list(parameters.values()), batches, recipe.train, parallel, recipe.seed, step
+    )
     return result, {name: optimizer.state[p]["exp_avg"].clone() for name, p in parameters.items()}
 
 
@@ -75,7 +79,7 @@ def test_the_gradient_does_not_depend_on_how_a_step_is_cut_into_rows_and_microba
     }
     composite = build_composite(recipe.model, recipe.seed)
     batches = [load_step(recipe, composite, **cut) for cut in cuts.values()]
-    assert [len(batch) for batch in batches] == [1, 4, 1, 7]
+    assert [len(batch) for batch in batches] == [1, 3, 1, 7]
     rows = [sum(len(batch.token_ids) for batch in of_cut) for of_cut in batches]
     assert max(rows[:2]) < 8 and rows[2:] == [8, 8]
     first, *others = [step_gradients(recipe, ALONE, **cut) for cut in cuts.values()]
@@ -122,9 +126,10 @@ def test_exactly_the_parameters_that_the_recipe_names_change(recipe: Recipe, llm
     composite.model.train()
     parameters = trainable_parameters(composite.model)
     optimizer = build_optimizer(parameters, recipe.train.optim)
+    parallel = parallelise(composite.model, recipe.train, ALONE)
     for step in range(2):  # LoRA's first matrix has no gradient while the second is zero
         batches = load_step(recipe, composite)
-        run_step(composite, optimizer, list(parameters.values()), batches, recipe.train, ALONE, recipe.seed, step)
+        run_step(composite, optimizer, list(parameters.values()), batches, recipe.train, parallel, recipe.seed, step)
     after = composite.model.state_dict()
     # A bias added to every key shifts all scores of a query alike, and softmax does not see it: its gradient is 0 but
     # for rounding, which AdamW may or may not make visible.
@@ -162,7 +167,7 @@ def test_a_conversation_alone_equals_the_same_in_a_packed_row(recipe: Recipe) ->
     composite = build_composite(recipe.model, recipe.seed)
     packed = load_step(recipe, composite, max_tokens_per_microbatch=120, max_conversation_tokens=60)
     alone = load_step(recipe, composite, max_tokens_per_microbatch=60, max_conversation_tokens=60, pack=False)
-    assert len(packed) == 4 and len(alone) == 7
+    assert len(packed) == 3 and len(alone) == 7
     with torch.inference_mode():
         together, apart = (
             losses_by_conversation(recipe, composite, packed),

@@ -25,6 +25,7 @@ from voicetextblender.model.trainable import trainable_parameters
 from voicetextblender.model.weights import load_composite, save_composite
 from voicetextblender.train.distributed import Ranks
 from voicetextblender.train.optim import build_optimizer
+from voicetextblender.train.parallel import parallelise
 from voicetextblender.train.recipe import Recipe
 from voicetextblender.train.step import batch_losses, run_step
 
@@ -51,8 +52,9 @@ def train(recipe: Recipe, composite: Composite, steps: int = 3) -> None:
     optimizer = build_optimizer(parameters, recipe.train.optim)
     geometry = Geometry(composite.num_audio_tokens, composite.geometry_fingerprint)
     loader = build_loader(recipe.data, composite.renderer, geometry, recipe.seed)
+    parallel = parallelise(composite.model, recipe.train, ALONE)
     for step in range(steps):
-        run_step(composite, optimizer, list(parameters.values()), loader.load(step), recipe.train, ALONE, 0, step)
+        run_step(composite, optimizer, list(parameters.values()), loader.load(step), recipe.train, parallel, 0, step)
     composite.model.eval()
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tests.ranks import run_on_two_ranks
+from voicetextblender.errors import RunError
 from voicetextblender.train.distributed import Ranks, join_ranks
 
 
@@ -39,3 +40,19 @@ def test_one_process_is_the_first_and_only_rank(monkeypatch: pytest.MonkeyPatch)
         assert ranks.is_first and ranks.num_ranks == 1 and ranks.device.type == "cpu"
         with ranks.first_rank_first():
             assert ranks.sum(torch.tensor([3])).tolist() == [3]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there are GPUs")
+def test_fewer_gpus_than_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    message = (
+        r"^train\.device: processes on this machine: {}, GPUs: 0; a GPU for each process\. Set it to cpu, or train on "
+        r"another machine\.$"
+    )
+    with pytest.raises(RunError, match=message.format(1)), join_ranks("cuda"):
+        pass
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    with pytest.raises(RunError, match=message.format(4)), join_ranks("cuda"):
+        pass
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(RunError, match=r"GPUs: 2; .* Start torchrun with --nproc-per-node 2\.$"), join_ranks("cuda"):
+        pass

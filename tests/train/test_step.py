@@ -15,6 +15,7 @@ from voicetextblender.model.build import build_composite
 from voicetextblender.model.trainable import trainable_parameters
 from voicetextblender.train.distributed import Ranks
 from voicetextblender.train.optim import build_optimizer
+from voicetextblender.train.parallel import parallelise
 from voicetextblender.train.step import run_step
 
 LAST_PART = (
@@ -37,13 +38,13 @@ def test_a_step_that_is_not_finite_changes_no_weight(tmp_path: Path, broken: str
     parameters = trainable_parameters(composite.model)
     optimizer = build_optimizer(parameters, recipe.train.optim)
     geometry = Geometry(composite.num_audio_tokens, composite.geometry_fingerprint)
+    parallel = parallelise(composite.model, recipe.train, Ranks(0, 1, torch.device("cpu")))
     loader = build_loader(recipe.data, composite.renderer, geometry, recipe.seed)
 
     def step(number: int) -> float:
         batches = loader.load(number)
-        ranks = Ranks(0, 1, torch.device("cpu"))
         learned = list(parameters.values())
-        return run_step(composite, optimizer, learned, batches, recipe.train, ranks, recipe.seed, number).loss
+        return run_step(composite, optimizer, learned, batches, recipe.train, parallel, recipe.seed, number).loss
 
     first_loss = step(2)
     if broken == "weight":

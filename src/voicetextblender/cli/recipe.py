@@ -87,10 +87,10 @@ def check(
     result = check_recipe(loaded, gpus)
     recipe_check.print_parts(result)
     recipe_check.print_audio(result)
-    estimates = {
-        "DDP": estimate_memory(result.skeleton, loaded, gpus, "ddp"),
-        "FSDP2": estimate_memory(result.skeleton, loaded, gpus, "fsdp2"),
-    }
+    shards = {"DDP": 1, "FSDP2": gpus}
+    if loaded.train.shard_size:
+        shards[f"HSDP, {loaded.train.shard_size} shards"] = loaded.train.shard_size
+    estimates = {way: estimate_memory(result.skeleton, loaded, num_shards) for way, num_shards in shards.items()}
     recipe_check.print_memory(estimates, gpus)
     if tensors:
         recipe_check.print_tensors(result)

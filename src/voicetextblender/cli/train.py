@@ -18,6 +18,7 @@ EXAMPLES = examples(
     ("vtb train mini --profile 10-12", "with a trace of three steps in the run folder, to open at ui.perfetto.dev"),
     ("vtb train mini --find-batch --memory-gib 8", "the largest microbatch that 8 GiB hold; nothing is trained"),
     ("torchrun --nproc-per-node 2 -m voicetextblender train recipe.yaml --out runs/big", "on two devices"),
+    ("torchrun --nproc-per-node 8 -m voicetextblender train recipe.yaml train.parallel=fsdp", "a model in shards"),
 )
 
 

@@ -16,6 +16,7 @@ from voicetextblender.chat.render import Renderer
 from voicetextblender.data.guarded import Failure, Outcome, run_guarded
 from voicetextblender.data.measure import (
     COLUMNS,
+    UNEXPECTED,
     Geometry,
     Limits,
     Ruler,
@@ -34,7 +35,6 @@ from voicetextblender.progress import Report
 NOT_OPENED = "a source that cannot be opened"
 NO_ROWS = "a source without rows"
 REPEATED_ID = "an id that was used before"
-UNEXPECTED = "an unexpected error"
 ROWS_PER_REPORT = 64
 
 

@@ -46,6 +46,7 @@ NO_AUDIO = "no usable audio"
 NOT_RENDERED = "the chat template refuses it"
 STUCK = "no end within the time limit"
 DIED = "the decoder ends the process"
+UNEXPECTED = "an unexpected error"
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from voicetextblender.chat.conversation import AudioPart, Conversation, Part
 from voicetextblender.chat.render import Rendered, Renderer
 from voicetextblender.data.augment import Augmenter
 from voicetextblender.data.index import SourceIndex
-from voicetextblender.data.measure import Geometry, reason_of
+from voicetextblender.data.measure import UNEXPECTED, Geometry, reason_of
 from voicetextblender.data.plan import Draw, Plan
 from voicetextblender.errors import AudioError, DataError, describe
 from voicetextblender.files import derive_seed
@@ -23,7 +23,6 @@ NUM_CANDIDATES = 1024
 """Rows of a source among which a replacement is sought."""
 MAX_REPLACEMENTS = 8
 """How many of them are tried before a conversation is left out."""
-UNEXPECTED = "an unexpected error"
 HASH_BYTES = 6
 """Of a row: sums over thousands of rows stay within 63 bits."""
 

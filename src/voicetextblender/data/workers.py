@@ -8,6 +8,7 @@ more without it.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import multiprocessing
 import os
 import queue
@@ -20,13 +21,14 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
+from voicetextblender.data.measure import DIED, STUCK
 from voicetextblender.data.reading import Cause, Key, Known, Tell
 from voicetextblender.errors import DataError, VoiceTextBlenderError, describe
 
 PREFETCHED_STEPS = 2
 """Steps that each process holds ready, beside the one that it makes."""
-STUCK = "no end within the time limit"
-DIED = "the decoder ends the process"
+PIPE_BYTES = 1 << 20
+"""Of a pipe where that can be chosen: with the usual 64 KB the process that trains took twice as long to receive."""
 
 Make = Callable[[int, Known, Tell], Any]
 """Makes a step; picklable where processes are spawned. What it gives must be cheap to pickle."""
@@ -186,6 +188,9 @@ class _Process:
         numbers = multiprocessing.RawArray("d", 4)
         self.place = _Place(numbers)
         self._connection, theirs = multiprocessing.Pipe(duplex=False)
+        if hasattr(fcntl, "F_SETPIPE_SZ"):
+            with contextlib.suppress(OSError):  # beyond what a user may have
+                fcntl.fcntl(theirs.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         arguments = (make, steps, dict(known), numbers, theirs)
         self._process = multiprocessing.Process(target=_serve, args=arguments, daemon=True)
         self._process.start()

@@ -80,9 +80,9 @@ def add_lora(model: VoiceTextBlenderForConditionalGeneration, settings: LoraSett
     install_gate(model, settings.gating, model.config.audio_token_id)
 
 
-def lora_state(model: nn.Module) -> dict[str, Tensor]:
-    """LoRA weights of `model` under the keys of peft's own adapter folder."""
-    return {PEFT_PREFIX + key: value for key, value in get_peft_model_state_dict(model).items()}
+def lora_state(model: nn.Module, state: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """LoRA weights of `model`, or of its `state`, under the keys of peft's own adapter folder."""
+    return {PEFT_PREFIX + key: value for key, value in get_peft_model_state_dict(model, state).items()}
 
 
 def load_lora_state(model: nn.Module, state: dict[str, Tensor], where: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from voicetextblender.errors import ModelError, describe
@@ -27,10 +28,14 @@ LLM_WEIGHTS = "llm.safetensors"
 LORA_FOLDER = "lora"
 
 
-def save_composite(composite: Composite, folder: Path) -> None:
-    """Write the trained parts, configuration and processor of a composite; the folder appears whole or not at all."""
+def save_composite(composite: Composite, folder: Path, tensors: dict[str, Tensor] | None = None) -> None:
+    """Write the trained parts, configuration and processor of a composite; the folder appears whole or not at all.
+
+    Args:
+        tensors: what `whole_state` returned, where the model itself holds shards.
+    """
     with make_folder_atomically(folder) as partial:
-        _write_parts(composite, partial)
+        _write_parts(composite, whole_state(composite) if tensors is None else tensors, partial)
         llm = composite.config.llm
         manifest = {
             "format": 1,
@@ -40,24 +45,24 @@ def save_composite(composite: Composite, folder: Path) -> None:
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
 
 
-def _write_parts(composite: Composite, partial: Path) -> None:
+def _write_parts(composite: Composite, state: dict[str, Tensor], partial: Path) -> None:
     model = composite.model
     model.config.save_pretrained(partial)
     build_processor(composite).save_pretrained(partial)
-    state = model.state_dict()
-    save_file(
-        _contiguous({k: v for k, v in state.items() if k.startswith(tuple(PARTS.values()))}), partial / SPEECH_WEIGHTS
-    )
+    save_file({k: v for k, v in state.items() if k.startswith(tuple(PARTS.values()))}, partial / SPEECH_WEIGHTS)
     if composite.config.trainable.llm == "lora":
-        save_lora(model, partial / LORA_FOLDER)
+        save_lora(model, partial / LORA_FOLDER, state)
     if composite.config.trainable.changes_llm_weights:
-        save_file(_contiguous(_llm_state(model)), partial / LLM_WEIGHTS)
+        save_file({key: state[key] for key in _llm_keys(model)}, partial / LLM_WEIGHTS)
 
 
-def save_lora(model: VoiceTextBlenderForConditionalGeneration, folder: Path) -> None:
-    """Write the LoRA pairs of `model` as an adapter folder of peft's own format."""
+def save_lora(
+    model: VoiceTextBlenderForConditionalGeneration, folder: Path, state: dict[str, Tensor] | None = None
+) -> None:
+    """Write the LoRA pairs of `model`, or of its `state`, as an adapter folder of peft's own format."""
     folder.mkdir()
-    save_file(_contiguous(lora_state(model)), folder / "adapter_model.safetensors")
+    pairs = lora_state(model, state)
+    save_file({key: _whole(pair) for key, pair in pairs.items()}, folder / "adapter_model.safetensors")
     model.peft_config["default"].save_pretrained(str(folder))
 
 
@@ -95,7 +100,7 @@ def load_composite(folder: Path) -> Composite:
     speech = {key for key in model.state_dict() if key.startswith(tuple(PARTS.values()))}
     _load_exactly(model, load_file(folder / SPEECH_WEIGHTS), speech, str(folder / SPEECH_WEIGHTS))
     if config.trainable.changes_llm_weights:
-        _load_exactly(model, load_file(folder / LLM_WEIGHTS), set(_llm_state(model)), str(folder / LLM_WEIGHTS))
+        _load_exactly(model, load_file(folder / LLM_WEIGHTS), _llm_keys(model), str(folder / LLM_WEIGHTS))
     if config.trainable.llm == "lora":
         add_lora(model, config.lora)
         lora_file = folder / LORA_FOLDER / "adapter_model.safetensors"
@@ -109,11 +114,24 @@ def hash_weights(path: str) -> dict[str, str]:
     return {file.name: fingerprint(file) for file in sorted(Path(path).glob("*.safetensors"))}
 
 
-def _llm_state(model: VoiceTextBlenderForConditionalGeneration) -> dict[str, Tensor]:
-    state = {key: value for key, value in model.state_dict().items() if not key.startswith(tuple(PARTS.values()))}
-    if model.config.tie_word_embeddings:
-        state.pop("lm_head.weight", None)
-    return state
+def whole_state(composite: Composite) -> dict[str, Tensor]:
+    """The tensors that `save_composite` writes, whole and in host memory; of shards, every rank must call it."""
+    model = composite.model
+    wanted = {key for key in model.state_dict() if key.startswith(tuple(PARTS.values())) or ".lora_" in key}
+    if composite.config.trainable.changes_llm_weights:
+        wanted |= _llm_keys(model)
+    return {key: _whole(value) for key, value in model.state_dict().items() if key in wanted}
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    tensor = tensor.detach()
+    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).cpu().contiguous()
+
+
+def _llm_keys(model: VoiceTextBlenderForConditionalGeneration) -> set[str]:
+    """Keys of the LLM's own weights, a tied head left out."""
+    keys = {key for key in model.state_dict() if not key.startswith(tuple(PARTS.values()))}
+    return keys - {"lm_head.weight"} if model.config.tie_word_embeddings else keys
 
 
 def _load_exactly(model: torch.nn.Module, state: dict[str, Tensor], expected: set[str], where: str) -> None:
@@ -127,10 +145,6 @@ def _load_exactly(model: torch.nn.Module, state: dict[str, Tensor], expected: se
             describe(where, found, f"exactly the {len(expected)} tensors of the model", "Use the weights of this model")
         )
     model.load_state_dict(state, strict=False)
-
-
-def _contiguous(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {key: value.detach().cpu().contiguous() for key, value in state.items()}
 
 
 def _portable_path(path: str, folder: Path) -> dict[str, Any] | str:

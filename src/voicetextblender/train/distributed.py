@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
+from uuid import uuid4
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
+
+from voicetextblender.errors import RunError, describe
 
 ItemT = TypeVar("ItemT")
+
+HELLO_EVERY_S = 0.05
+"""Seconds between two looks of the first rank for those that want to join."""
 
 
 @dataclass(frozen=True)
@@ -42,20 +50,6 @@ class Ranks:
         dist.all_gather_object(gathered, items)
         return [item for group in gathered for item in group or []]
 
-    def sum_gradients(self, parameters: list[Tensor]) -> None:
-        """Sum every gradient over all ranks; a rank that did not touch a parameter counts as zero.
-
-        One flat buffer and one call per step, after the last microbatch: unlike hooks on single parameters, this does
-        not care which ranks had audio.
-        """
-        if self.num_ranks == 1:
-            return
-        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        flat = self.sum(torch.cat([gradient.flatten() for gradient in gradients]))
-        pieces = flat.split([gradient.numel() for gradient in gradients])
-        for parameter, piece in zip(parameters, pieces, strict=True):
-            parameter.grad = piece.view_as(parameter)
-
     @contextmanager
     def first_rank_first(self) -> Iterator[None]:
         """Run a block on the first rank, then on the others: what the first one cached, they find.
@@ -78,16 +72,53 @@ class Ranks:
 
 @contextmanager
 def join_ranks(device: str) -> Iterator[Ranks]:
-    """Take part in the run: the process group of `torchrun` if it started us, this process alone otherwise."""
+    """Take part in the run: the process group of `torchrun` if it started us, this process alone otherwise.
+
+    Raises:
+        RunError: There is no GPU for this process.
+    """
     use_cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
     num_ranks, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-    chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if use_cuda else torch.device("cpu")
-    if use_cuda:
-        torch.cuda.set_device(chosen)
+    chosen = _choose_gpu() if use_cuda else torch.device("cpu")
     if num_ranks > 1:
-        dist.init_process_group("nccl" if use_cuda else "gloo")
+        backend = "cpu:gloo,cuda:nccl" if use_cuda else "gloo"
+        dist.init_process_group(backend, store=_meet(), rank=rank, world_size=num_ranks)
     try:
         yield Ranks(rank, num_ranks, chosen)
     finally:
         if num_ranks > 1:
             dist.destroy_process_group()
+
+
+def _meet() -> dist.Store:
+    """The store of the launcher, under a name that only the processes of this start know.
+
+    A launcher that starts killed processes again keeps its store, with the addresses in it where the dead were heard
+    (Source: pytorch issue 135712). So every process says hello by a new name, until the first rank, which answers to
+    each name with its own, has seen that all of this start have heard it.
+    """
+    store, rank, num_ranks = next(iter(rendezvous("env://")))
+    name = uuid4().hex
+    if rank > 0:
+        store.set(f"hello/{rank}", name)
+        name = store.get(f"answer/{name}").decode()
+        store.set(f"heard/{name}/{rank}", "")
+        return dist.PrefixStore(name, store)
+    while not store.check([f"heard/{name}/{other}" for other in range(1, num_ranks)]):
+        for hello in [f"hello/{other}" for other in range(1, num_ranks)]:
+            if store.check([hello]):
+                store.set(f"answer/{store.get(hello).decode()}", name)
+        time.sleep(HELLO_EVERY_S)
+    return dist.PrefixStore(name, store)
+
+
+def _choose_gpu() -> torch.device:
+    """The GPU of this process among those of its machine, one for each."""
+    here, wanted = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if wanted > here:
+        found = f"processes on this machine: {wanted}, GPUs: {here}"
+        fix = f"Start torchrun with --nproc-per-node {here}" if here else "Set it to cpu, or train on another machine"
+        raise RunError(describe("train.device", found, "a GPU for each process", fix))
+    chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    torch.cuda.set_device(chosen)
+    return chosen

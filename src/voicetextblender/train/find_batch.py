@@ -16,12 +16,11 @@ import torch
 from voicetextblender.batch import Batch
 from voicetextblender.errors import RunError, VoiceTextBlenderError, describe
 from voicetextblender.model.build import Composite, build_composite
-from voicetextblender.model.packing import choose_attention
 from voicetextblender.model.trainable import trainable_parameters
-from voicetextblender.train.compiling import compile_layers
 from voicetextblender.train.config import TrainConfig
 from voicetextblender.train.distributed import join_ranks
 from voicetextblender.train.optim import build_optimizer
+from voicetextblender.train.parallel import prepare_model
 from voicetextblender.train.step import batch_losses
 from voicetextblender.train.worst_batch import describe_batch, sizes, worst_batches
 
@@ -147,9 +146,7 @@ def try_here(recipe: Recipe, limit: int) -> Trial:
             composite = build_composite(recipe.model, recipe.seed)
             batches = worst_batches(recipe.data, composite.num_audio_tokens)
             shape = describe_batch(batches["audio"])
-            composite.model.to(ranks.device)
-            if recipe.train.compile:
-                compile_layers(composite.model.model)
+            prepare_model(composite, recipe.train, ranks, recipe.data.pack)
             seconds = run_worst_steps(composite, list(batches.values()), recipe.train, ranks.device)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
@@ -159,9 +156,7 @@ def try_here(recipe: Recipe, limit: int) -> Trial:
     return Trial(tokens, shape, peak, seconds, fits=peak <= limit)
 
 
-def run_worst_steps(
-    composite: Composite, batches: list[Batch], config: TrainConfig, device: torch.device
-) -> float:
+def run_worst_steps(composite: Composite, batches: list[Batch], config: TrainConfig, device: torch.device) -> float:
     """Two steps of a model that is on `device`: forward and backward of each microbatch, and an update.
 
     In the second the optimizer has its state.
@@ -169,9 +164,7 @@ def run_worst_steps(
     Returns:
         Seconds of the slowest microbatch.
     """
-    model = composite.model.train()
-    choose_attention(model.model.language_model, config.attention, device, config.precision)
-    parameters = trainable_parameters(model)
+    parameters = trainable_parameters(composite.model.train())
     optimizer = build_optimizer(parameters, config.optim)
     slowest = 0.0
     for _ in range(2):

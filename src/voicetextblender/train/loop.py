@@ -11,20 +11,20 @@ from voicetextblender.data.index import fingerprint_sources
 from voicetextblender.data.loader import build_loader
 from voicetextblender.data.measure import Geometry
 from voicetextblender.model.build import Composite, build_composite
-from voicetextblender.model.packing import check_packing, choose_attention
 from voicetextblender.model.trainable import trainable_parameters
 from voicetextblender.model.warm_start import warm_start_adapter
-from voicetextblender.model.weights import MANIFEST, save_composite
+from voicetextblender.model.weights import MANIFEST, save_composite, whole_state
 from voicetextblender.progress import show_progress
 from voicetextblender.train.checkpoint import CheckpointStore
-from voicetextblender.train.compiling import compile_layers, no_silent_fallback
+from voicetextblender.train.compiling import no_silent_fallback
 from voicetextblender.train.distributed import Ranks, join_ranks
 from voicetextblender.train.log import RunLog
 from voicetextblender.train.optim import build_optimizer, learning_rate_at, set_learning_rate
+from voicetextblender.train.parallel import check_shard_size, is_sharded, prepare_model
 from voicetextblender.train.profiling import StepTrace
 from voicetextblender.train.recipe import Recipe, recipe_fingerprint
 from voicetextblender.train.run_folder import open_run, write_json
-from voicetextblender.train.step import precision_context, run_step
+from voicetextblender.train.step import run_step
 from voicetextblender.train.unreadable import Unreadable
 
 MODEL_FOLDER = "model"
@@ -44,11 +44,13 @@ def train(recipe: Recipe, run_dir: Path, console: Console | None = None, profile
         profiled: steps of which the first rank writes a trace to `trace/` in the run folder.
 
     Raises:
-        RunError: The folder is in use or holds a run of another recipe; a loss or gradient is not finite.
+        RunError: The folder is in use or holds a run of another recipe; the number of ranks does not fit the recipe; a
+            loss or gradient is not finite.
         VoiceTextBlenderError: Models, data or checkpoints that cannot be used.
     """
     console = console or Console()
     with join_ranks(recipe.train.device) as ranks, open_run(run_dir, recipe, ranks):
+        check_shard_size(recipe.train, ranks)
         model_dir = run_dir / MODEL_FOLDER
         if (model_dir / MANIFEST).is_file():
             if ranks.is_first:
@@ -57,8 +59,9 @@ def train(recipe: Recipe, run_dir: Path, console: Console | None = None, profile
         composite = build_composite(recipe.model, recipe.seed)
         trace = StepTrace(run_dir / "trace", profiled if ranks.is_first else NO_STEPS)
         _train_steps(recipe, run_dir, composite, ranks, console, trace)
+        tensors = whole_state(composite)
         if ranks.is_first:
-            save_composite(composite, model_dir)
+            save_composite(composite, model_dir, tensors)
         ranks.wait()
         return model_dir
 
@@ -67,28 +70,27 @@ def _train_steps(
     recipe: Recipe, run_dir: Path, composite: Composite, ranks: Ranks, console: Console, trace: StepTrace
 ) -> None:
     config, model = recipe.train, composite.model
-    model.to(ranks.device)
-    choose_attention(model.model.language_model, config.attention, ranks.device, config.precision)
-    if recipe.data.pack:
-        with precision_context(config, ranks.device):
-            check_packing(model.model)
-    if config.compile:
-        compile_layers(model.model)
     geometry = Geometry(composite.num_audio_tokens, composite.geometry_fingerprint)
     with ranks.first_rank_first():
         loader = build_loader(recipe.data, composite.renderer, geometry, recipe.seed, show_progress)
     loader.plan.check_length(config.steps)
-    parameters = trainable_parameters(model)
-    optimizer = build_optimizer(parameters, config.optim)
-    store = CheckpointStore(run_dir / "checkpoints", recipe_fingerprint(recipe), config.keep_checkpoints)
-    first = store.load_newest(parameters, optimizer)
+    run_key, keep = recipe_fingerprint(recipe), config.keep_checkpoints
+    store = CheckpointStore(run_dir / "checkpoints", run_key, keep, ranks, config.async_checkpoints)
+    first = store.newest()
     trace.check(first, config.steps)
+    if not is_sharded(config, ranks):
+        model.to(ranks.device)
     if first == 0 and recipe.model.warm_start == "ctc":
         num_steps = math.ceil(WARM_START_CONVERSATIONS / loader.plan.conversations_per_step)
         heard = (batch for loaded in loader.steps(0, num_steps) for batch in loaded.batches)
         explained = warm_start_adapter(composite, recipe.model.speech_encoder, heard)
         if ranks.is_first:
             console.print(f"warm start: the adapter gives {explained:.0%} of what the CTC head hears", highlight=False)
+    parallel = prepare_model(composite, config, ranks, recipe.data.pack)
+    parameters = trainable_parameters(model)
+    optimizer = build_optimizer(parameters, config.optim)
+    if first:
+        store.load(first, parameters, optimizer)
     model.train()
     if ranks.is_first:
         write_json(run_dir / "data.json", fingerprint_sources({index.name: index for index in loader.indexes}))
@@ -102,12 +104,13 @@ def _train_steps(
             set_learning_rate(optimizer, learning_rate)
             with trace.step(step), no_silent_fallback():
                 result = run_step(
-                    composite, optimizer, list(parameters.values()), loaded.batches, config, ranks, recipe.seed, step
+                    composite, optimizer, list(parameters.values()), loaded.batches, config, parallel, recipe.seed, step
                 )
             log.write(step, result, rows, learning_rate, ranks.device)
             is_due = config.checkpoint_every and (step + 1) % config.checkpoint_every == 0
-            if ranks.is_first and (is_due or step + 1 == config.steps):
+            if is_due or step + 1 == config.steps:
                 store.save(step + 1, parameters, optimizer)
+    store.wait()
     if ranks.is_first:
         unreadable.print_table(console)
     model.eval()

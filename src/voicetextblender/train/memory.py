@@ -12,17 +12,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from math import prod
-from typing import Any, Literal
+from typing import Any
 
 from transformers import PreTrainedConfig
 
 from voicetextblender.audio.lengths import TokenCount
+from voicetextblender.model.blocks import blocks_of
 from voicetextblender.model.loss import POSITIONS_PER_CHUNK
 from voicetextblender.model.skeleton import Skeleton
+from voicetextblender.train.config import Recomputed
 from voicetextblender.train.recipe import Recipe
 from voicetextblender.units import seconds_to_samples
-
-Sharding = Literal["ddp", "fsdp2"]
 
 FP32, BF16 = 4, 2
 MOMENTS = 2
@@ -50,31 +50,35 @@ class Memory:
         return sum(getattr(self, field.name) for field in fields(self))
 
 
-def estimate_memory(skeleton: Skeleton, recipe: Recipe, num_gpus: int, sharding: Sharding) -> Memory:
-    """Memory of each of `num_gpus` GPUs that train `recipe`.
+def estimate_memory(skeleton: Skeleton, recipe: Recipe, num_shards: int) -> Memory:
+    """Memory of each GPU that trains `recipe`, where `num_shards` GPUs hold a copy of the model together (DDP: one).
 
-    `ddp` holds everything on each GPU. `fsdp2` shares weights, gradients and moments evenly, and gathers one layer at a
-    time, with the next one under way: two copies of the largest layer are added to the weights.
+    Shards are even. What stands outside of layers, such as the embeddings, is gathered for all of a microbatch, and one
+    layer at a time with the next one under way: two copies of the largest.
     """
     parameters = list(skeleton.model.parameters())
     num_weights = sum(p.numel() for p in parameters)
     num_trained = sum(p.numel() for p in parameters if p.requires_grad)
     is_bf16 = recipe.train.precision == "bf16"
-    shards = num_gpus if sharding == "fsdp2" else 1
-    gathered = 2 * _largest_layer(skeleton) * (BF16 if is_bf16 else FP32) if shards > 1 else 0
-    casts = BF16 * _num_in_backward(skeleton) if is_bf16 and shards == 1 else 0
+    gathered = _num_gathered(skeleton) * (BF16 if is_bf16 else FP32) if num_shards > 1 else 0
+    casts = BF16 * _num_in_backward(skeleton) if is_bf16 and num_shards == 1 else 0
     tokens = recipe.data.max_tokens_per_microbatch
     longest = min(seconds_to_samples(recipe.data.max_clip_s), _samples_of(skeleton.num_audio_tokens, tokens))
     widening = 1 if is_bf16 else FP32 / BF16
     head = skeleton.model.config.text_config
     return Memory(
-        weights=FP32 * num_weights / shards + casts + gathered,
-        gradients=FP32 * num_trained / shards,
-        optimizer=MOMENTS * FP32 * num_trained / shards,
-        llm_activations=widening * tokens * llm_bytes_per_token(head, _lora_rank(recipe)),
-        speech_activations=widening * _speech_bytes(skeleton, tokens, longest),
+        weights=FP32 * num_weights / num_shards + casts + gathered,
+        gradients=FP32 * num_trained / num_shards,
+        optimizer=MOMENTS * FP32 * num_trained / num_shards,
+        llm_activations=widening * tokens * _llm_bytes(head, recipe),
+        speech_activations=widening * _speech_bytes(skeleton, recipe.train.activation_checkpointing, tokens, longest),
         logits=min(tokens, POSITIONS_PER_CHUNK) * head.vocab_size * LOGIT_BYTES,
     )
+
+
+def recomputed_bytes(num_layers: int, layer: float, size: int) -> float:
+    """Bytes kept per position of layers of a width of `size` that are computed again: all inputs, and one layer."""
+    return num_layers * FP32 * size + (layer if num_layers else 0.0)
 
 
 def llm_bytes_per_token(config: PreTrainedConfig, lora_rank: int) -> float:
@@ -98,7 +102,15 @@ def transformer_bytes_per_frame(size: int, inner_size: int) -> float:
     return 26.0 * size + 4.0 * inner_size
 
 
-def _speech_bytes(skeleton: Skeleton, num_tokens: int, longest_samples: int) -> float:
+def _llm_bytes(config: PreTrainedConfig, recipe: Recipe) -> float:
+    """Bytes kept per token of the LLM."""
+    kept = llm_bytes_per_token(config, _lora_rank(recipe))
+    if recipe.train.activation_checkpointing.llm:
+        return recomputed_bytes(config.num_hidden_layers, kept / config.num_hidden_layers, config.hidden_size)
+    return kept
+
+
+def _speech_bytes(skeleton: Skeleton, recomputed: Recomputed, num_tokens: int, longest_samples: int) -> float:
     """Bytes kept of the speech parts that learn, for a microbatch of clips of the longest kind."""
     model, audio = skeleton.model, skeleton.model.config.audio_config
     frames_per_clip = skeleton.num_encoder_frames(longest_samples)
@@ -109,7 +121,11 @@ def _speech_bytes(skeleton: Skeleton, num_tokens: int, longest_samples: int) -> 
     layer = conformer if audio.model_type in CONFORMERS else transformer_bytes_per_frame(size, inner)
     num_layers = audio.num_hidden_layers if _learns(model.model.audio_tower) else 0
     adapter_layers = len(getattr(model.model.adapter, "layers", ())) if _learns(model.model.adapter) else 0
-    return num_frames * (num_layers * layer + adapter_layers * conformer)
+    kept = recomputed_bytes(num_layers, layer, size) if recomputed.speech_encoder else num_layers * layer
+    in_adapter = adapter_layers * conformer
+    if recomputed.adapter:
+        in_adapter = recomputed_bytes(adapter_layers, conformer, size)
+    return num_frames * (kept + in_adapter)
 
 
 def _samples_of(count: TokenCount, num_tokens: int) -> int:
@@ -126,11 +142,12 @@ def _num_in_backward(skeleton: Skeleton) -> int:
     return sum(p.numel() for p in model.parameters()) - sum(p.numel() for part in frozen for p in part.parameters())
 
 
-def _largest_layer(skeleton: Skeleton) -> int:
-    """Parameters of the largest block that is gathered as one: a layer, or the embeddings."""
+def _num_gathered(skeleton: Skeleton) -> int:
+    """Parameters that stand whole on each GPU at once where the model is in shards."""
     model = skeleton.model.model
-    blocks = [*model.language_model.layers, *model.audio_tower.layers, model.get_input_embeddings()]
-    return max(sum(p.numel() for p in block.parameters()) for block in blocks)
+    parts = (model.language_model, model.audio_tower, model.adapter)
+    blocks = [sum(p.numel() for p in block.parameters()) for part in parts for block in blocks_of(part)]
+    return sum(p.numel() for p in skeleton.model.parameters()) - sum(blocks) + 2 * max(blocks)
 
 
 def _lora_rank(recipe: Recipe) -> int:

@@ -130,6 +130,9 @@ def list_needs(recipe: Recipe, num_gpus: int) -> Iterator[Need]:
         there = torch.cuda.device_count()
         fix = f"Lower --gpus to {there}" if there else "Train on a machine with GPUs"
         yield Need(f"{num_gpus} GPU{'s' if num_gpus > 1 else ''}", f"{there} here", there >= num_gpus, fix)
+    if size := recipe.train.shard_size:
+        fix = f"Take a multiple of {size} GPUs, or change train.shard_size"
+        yield Need(f"groups of {size} GPUs", *_tell(num_gpus % size == 0, "whole", f"{num_gpus} GPUs"), fix)
 
 
 def audio_tokens_per_second(skeleton: Skeleton) -> float:

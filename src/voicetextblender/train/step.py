@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -19,8 +18,9 @@ from voicetextblender.model.build import Composite
 from voicetextblender.model.clips import embed_clips
 from voicetextblender.model.loss import supervised_losses
 from voicetextblender.model.packing import run_packed
-from voicetextblender.train.config import TrainConfig
+from voicetextblender.train.config import TrainConfig, precision_context
 from voicetextblender.train.distributed import Ranks
+from voicetextblender.train.parallel import ParallelModel, clip_gradients
 
 
 @dataclass(frozen=True)
@@ -35,15 +35,20 @@ class StepResult:
     grad_norm: float
 
 
-def batch_losses(composite: Composite, batch: Batch, config: TrainConfig) -> Float[Tensor, " supervised"]:
+def batch_losses(
+    composite: Composite, batch: Batch, config: TrainConfig, min_passes: int = 0
+) -> Float[Tensor, " supervised"]:
     """Loss of each supervised token of a microbatch, in row-major order.
 
     Conversations in a row do not see each other, and padding stands behind them, where attention is causal.
+
+    Args:
+        min_passes: times that the encoder runs at least, with clips or without.
     """
     model = composite.model
     with precision_context(config, batch.token_ids.device):
         inputs_embeds = model.get_input_embeddings()(batch.token_ids)
-        if batch.waveforms:
+        if batch.waveforms or min_passes:
             audio = embed_clips(
                 model.model,
                 composite.front_end,
@@ -51,6 +56,7 @@ def batch_losses(composite: Composite, batch: Batch, config: TrainConfig) -> Flo
                 batch.num_audio_tokens,
                 config.spec_augment if model.training else None,
                 batch.clip_keys,
+                min_passes,
             )
             inputs_embeds = model.model.join(inputs_embeds, audio, batch.audio_mask)
         hidden = run_packed(model.model, inputs_embeds, batch.position_ids, batch.holds_audio)
@@ -63,7 +69,7 @@ def run_step(
     parameters: list[Tensor],
     batches: Sequence[Batch],
     config: TrainConfig,
-    ranks: Ranks,
+    parallel: ParallelModel,
     seed: int,
     step: int,
 ) -> StepResult:
@@ -75,22 +81,24 @@ def run_step(
     Raises:
         RunError: A loss or gradient that is not finite; the weights are those before the step.
     """
+    ranks = parallel.ranks
     total = ranks.sum(torch.tensor(sum(batch.num_supervised for batch in batches), device=ranks.device)).item()
     sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros(2, dtype=torch.float64, device=ranks.device))
-    for index, batch in enumerate(batches):
+    aligned = parallel.align(batches)
+    for index, (batch, min_passes) in enumerate(aligned):
         torch.manual_seed(derive_seed(seed, "dropout", step, ranks.rank, index))
-        losses = batch_losses(composite, batch.to(ranks.device), config)
-        (losses.sum() / total).backward()
+        with parallel.microbatch(is_last=index + 1 == len(aligned)):
+            losses = parallel.run(batch_losses, composite, batch.to(ranks.device), config, min_passes)
+            (losses.sum() / (total / ranks.num_ranks)).backward()  # gradients are averaged over the ranks
         _add_by_task(sums, batch, losses.detach())
-    ranks.sum_gradients(parameters)
-    norm = torch.nn.utils.clip_grad_norm_(parameters, config.optim.max_grad_norm)
+    norm = clip_gradients(parameters, config.optim.max_grad_norm)
     by_task = _sum_over_ranks(sums, ranks)
     loss = sum(value for value, _ in by_task.values()) / total
     if not (math.isfinite(loss) and math.isfinite(norm)):
         raise RunError(
             describe(
                 f"step {step}",
-                f"loss {loss}, gradient norm {float(norm)}",
+                f"loss {loss}, gradient norm {norm}",
                 "finite numbers",
                 "The weights are those before this step. Lower train.optim.learning_rate, or look at the rows of this "
                 "step with `vtb look`",
@@ -107,15 +115,8 @@ def run_step(
         num_supervised=int(total),
         num_tokens=int(counts[0]),
         num_samples=int(counts[1]),
-        grad_norm=float(norm),
+        grad_norm=norm,
     )
-
-
-def precision_context(config: TrainConfig, device: torch.device) -> AbstractContextManager[None]:
-    """Autocast to bfloat16 where the recipe asks for it."""
-    if config.precision == "fp32":
-        return nullcontext()
-    return torch.autocast(device.type, torch.bfloat16)
 
 
 def _add_by_task(sums: dict[str, Tensor], batch: Batch, losses: Tensor) -> None:

@@ -13,7 +13,6 @@ from voicetextblender.chat.render import Rendered
 from voicetextblender.units import samples_to_seconds, seconds_to_samples
 
 
-
 class PlanLimits(Protocol):
     """What `data.plan.PlanConfig` says of sizes."""
 

@@ -16,7 +16,7 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
-from tests.tiny_encoders import MAKERS, make_family, make_whisper
+from tests.tiny_encoders import MAKERS, make_family, make_w2v_bert, make_whisper
 from voicetextblender.audio.front_end import extract_features, open_front_end
 from voicetextblender.errors import ModelError
 from voicetextblender.model.encoders.encode import encode
@@ -52,6 +52,20 @@ case = pytest.mark.parametrize(
 def open_encoder(folders: dict[str, str], family: str, settings: dict[str, Any]) -> tuple[EncoderPlan, PreTrainedModel]:
     plan = plan_encoder(folders[family], EncoderSettings(**({"overlap_s": 0.2} | settings)))
     return plan, load_encoder(plan).eval()
+
+
+def test_no_layer_is_left_out_by_chance(tmp_path: Path) -> None:
+    """Ranks that share a layer must all enter it."""
+    folder = make_w2v_bert(tmp_path / "encoder", layerdrop=0.9)
+    plan = plan_encoder(str(folder))
+    tower = load_encoder(plan).train()
+    runs: list[int] = []
+    for index, layer in enumerate(tower.encoder.layers):
+        layer.register_forward_hook(lambda *arguments, index=index: runs.append(index))
+    features, mask = extract_features(open_front_end(plan.front_end), make_clips([4000]))
+    for _ in range(5):
+        encode(tower, features, mask)
+    assert runs == [0, 1, 2] * 5
 
 
 def make_clips(lengths: list[int], seed: int = 0) -> list[torch.Tensor]:

@@ -64,7 +64,7 @@ def plan_encoder(
     config = copy.deepcopy(config) or read_encoder_config(path)
     _check_kind(path, config)
     _cut_layers(config, settings.layer)
-    _leave_out_masking(config)
+    _leave_out_random(config)
     front_end = FRONT_ENDS[config.model_type](path, config)
     hop = prod(stage.stride for stage in (front_end.framing, *encoder_stages(config)))
     windows = _choose_windows(config, settings, hop)
@@ -151,9 +151,12 @@ def _cut_layers(config: PreTrainedConfig, layer: int | None) -> None:
     config.is_cut = True
 
 
-def _leave_out_masking(config: PreTrainedConfig) -> None:
-    """The library's own masking of features in training follows no key of ours; the weight for it is not made."""
-    for key in ("mask_time_prob", "mask_feature_prob"):
+def _leave_out_random(config: PreTrainedConfig) -> None:
+    """The library's own masking of features in training follows no key of ours; the weight for it is not made.
+
+    Nor does it leave out layers by chance: ranks that share a layer must all enter it.
+    """
+    for key in ("mask_time_prob", "mask_feature_prob", "layerdrop", "encoder_layerdrop"):
         if hasattr(config, key):
             setattr(config, key, 0.0)
 

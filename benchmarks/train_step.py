@@ -40,10 +40,12 @@ from voicetextblender.data.loader import Loader, build_loader
 from voicetextblender.data.measure import Geometry
 from voicetextblender.model.build import Composite, build_composite
 from voicetextblender.model.trainable import trainable_parameters
+from voicetextblender.train.config import precision_context
 from voicetextblender.train.distributed import Ranks
 from voicetextblender.train.optim import build_optimizer
+from voicetextblender.train.parallel import parallelise
 from voicetextblender.train.recipe import Recipe
-from voicetextblender.train.step import precision_context, run_step
+from voicetextblender.train.step import run_step
 
 ROOT = Path(__file__).resolve().parents[1]
 CONTESTANTS = ("ours", "SALM", "plain")
@@ -285,14 +287,14 @@ def work(name: str, path: str) -> None:
     padded = fill([len(rows[number]["token_ids"]) for number in drawn], drawn, recipe.data.max_tokens_per_microbatch)
     answer = {"encoder": count(model.model.audio_tower), "adapter": count(model.model.adapter)}
     print(json.dumps(answer | {"trained": sum(p.numel() for p in parameters.values())}), flush=True)
-    ranks, tensors = Ranks(0, 1, torch.device("cpu")), list(parameters.values())
+    parallel, tensors = parallelise(model, recipe.train, Ranks(0, 1, torch.device("cpu"))), list(parameters.values())
     forget_peak()
     rest = memory_bytes("VmRSS")
     for step, _ in enumerate(sys.stdin):
         forget_peak()
         start, cpu = time.perf_counter(), time.process_time()
         if name == "ours":
-            loss = run_step(composite, optimizer, tensors, batches, recipe.train, ranks, recipe.seed, step).loss
+            loss = run_step(composite, optimizer, tensors, batches, recipe.train, parallel, recipe.seed, step).loss
         else:
             loss = run_plain_step(composite, optimizer, tensors, [[rows[n] for n in m] for m in padded], recipe)
         answer = {"cpu_s": time.process_time() - cpu, "wall_s": time.perf_counter() - start, "loss": loss}

@@ -44,8 +44,8 @@ class Skeleton:
     encoder_shapes: str
 
 
-def build_skeleton(config: ModelConfig) -> Skeleton:
-    """Build the model of a recipe without reading a weight.
+def build_skeleton(config: ModelConfig, device: str = "meta") -> Skeleton:
+    """Build the model of a recipe without reading a weight; on another `device` than "meta" they are random.
 
     Raises:
         ModelError: a configuration that is neither there nor known; LoRA targets or modules that match nothing.
@@ -60,7 +60,7 @@ def build_skeleton(config: ModelConfig) -> Skeleton:
         front_end_config=plan.front_end.model_dump(),
         adapter_config=config.adapter.model_dump(),
     )
-    with torch.device("meta"):
+    with torch.device(device):
         model = VoiceTextBlenderForConditionalGeneration(composite_config)
         if config.trainable.llm == "lora":
             add_lora(model, config.lora)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated, Literal, Self
 
+import torch
 from pydantic import Field, model_validator
 
 from voicetextblender.audio.augment import SpecAugmentConfig
@@ -66,13 +68,13 @@ class TrainConfig(StrictConfig):
         device: `auto` takes a GPU where there is one.
         attention: kernels of the LLM's attention; `auto` takes flash attention on a GPU in bf16 where the package
             `flash_attn` is installed and the LLM supports it, and otherwise what the library chooses.
+        compile: torch.compile for the layers of all parts: minutes at the start, then faster steps and less memory.
+            Losses differ from those without it by rounding. What cannot be compiled is an error.
         parallel: how several ranks share the model. `ddp`: each holds all of it. `fsdp`: each holds a shard of weights,
             gradients and optimizer state, and layers are gathered when they are needed. `hsdp`: shards within groups
             of ranks, copies between them. A single rank holds everything with each of them.
         shard_size: ranks of a group under `hsdp`; null takes those of one machine.
         activation_checkpointing: parts that are computed again in the backward pass, to save memory.
-        compile: torch.compile for the layers of all parts: minutes at the start, then faster steps and less memory.
-            Losses differ from those without it by rounding. What cannot be compiled is an error.
         spec_augment: masks on the features of training clips; null for none.
         checkpoint_every: steps between checkpoints; 0 keeps only the one at the end.
         async_checkpoints: checkpoints are copied to host memory and written while the training goes on.
@@ -85,10 +87,10 @@ class TrainConfig(StrictConfig):
     precision: Literal["fp32", "bf16"] = "bf16"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     attention: Attention = "auto"
+    compile: bool = False
     parallel: Parallel = "ddp"
     shard_size: int | None = Field(None, ge=1)
     activation_checkpointing: Recomputed = Recomputed()
-    compile: bool = False
     spec_augment: SpecAugmentConfig | None = SpecAugmentConfig()
     checkpoint_every: int = Field(500, ge=0)
     async_checkpoints: bool = False
@@ -100,3 +102,10 @@ class TrainConfig(StrictConfig):
         if self.shard_size is not None and self.parallel != "hsdp":
             raise ValueError(f"it should have shard_size with parallel: hsdp alone, not with {self.parallel}")
         return self
+
+
+def precision_context(config: TrainConfig, device: torch.device) -> AbstractContextManager[None]:
+    """Autocast to bfloat16 where the recipe asks for it."""
+    if config.precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16)

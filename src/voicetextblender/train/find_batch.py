@@ -9,21 +9,23 @@ from collections.abc import Callable, Iterator
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
 from voicetextblender.batch import Batch
 from voicetextblender.errors import RunError, VoiceTextBlenderError, describe
 from voicetextblender.model.build import Composite, build_composite
-from voicetextblender.model.packing import choose_attention
 from voicetextblender.model.trainable import trainable_parameters
-from voicetextblender.train.compiling import compile_layers
+from voicetextblender.train.config import TrainConfig
 from voicetextblender.train.distributed import join_ranks
 from voicetextblender.train.optim import build_optimizer
-from voicetextblender.train.recipe import Recipe
+from voicetextblender.train.parallel import prepare_model
 from voicetextblender.train.step import batch_losses
 from voicetextblender.train.worst_batch import describe_batch, sizes, worst_batches
+
+if TYPE_CHECKING:
+    from voicetextblender.train.recipe import Recipe
 
 GIB = 2**30
 SAFE_SHARE = 0.9
@@ -136,7 +138,7 @@ def _answer(recipe: Recipe, limit: int, pipe: Connection) -> None:
 
 
 def try_here(recipe: Recipe, limit: int) -> Trial:
-    """Two steps of the worst microbatches, forward, backward and update: in the second the optimizer has its state."""
+    """Run the worst microbatches of the recipe's own budget in this process, which cannot take more than `limit`."""
     shape, tokens = "the model itself", recipe.data.max_tokens_per_microbatch
     with join_ranks(recipe.train.device) as ranks:
         _limit_memory(ranks.device, limit)
@@ -144,7 +146,8 @@ def try_here(recipe: Recipe, limit: int) -> Trial:
             composite = build_composite(recipe.model, recipe.seed)
             batches = worst_batches(recipe.data, composite.num_audio_tokens)
             shape = describe_batch(batches["audio"])
-            seconds = _run_worst_steps(recipe, composite, list(batches.values()), ranks.device)
+            prepare_model(composite, recipe.train, ranks, recipe.data.pack)
+            seconds = run_worst_steps(composite, list(batches.values()), recipe.train, ranks.device)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -153,13 +156,15 @@ def try_here(recipe: Recipe, limit: int) -> Trial:
     return Trial(tokens, shape, peak, seconds, fits=peak <= limit)
 
 
-def _run_worst_steps(recipe: Recipe, composite: Composite, batches: list[Batch], device: torch.device) -> float:
-    model, config = composite.model.to(device), recipe.train
-    choose_attention(model.model.language_model, config.attention, device, config.precision)
-    if config.compile:
-        compile_layers(model.model)
-    model.train()
-    parameters = trainable_parameters(model)
+def run_worst_steps(composite: Composite, batches: list[Batch], config: TrainConfig, device: torch.device) -> float:
+    """Two steps of a model that is on `device`: forward and backward of each microbatch, and an update.
+
+    In the second the optimizer has its state.
+
+    Returns:
+        Seconds of the slowest microbatch.
+    """
+    parameters = trainable_parameters(composite.model.train())
     optimizer = build_optimizer(parameters, config.optim)
     slowest = 0.0
     for _ in range(2):

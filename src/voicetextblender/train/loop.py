@@ -10,23 +10,21 @@ from rich.console import Console
 from voicetextblender.data.index import fingerprint_sources
 from voicetextblender.data.loader import build_loader
 from voicetextblender.data.measure import Geometry
-from voicetextblender.model.blocks import recompute
 from voicetextblender.model.build import Composite, build_composite
-from voicetextblender.model.packing import check_packing, choose_attention
 from voicetextblender.model.trainable import trainable_parameters
 from voicetextblender.model.warm_start import warm_start_adapter
 from voicetextblender.model.weights import MANIFEST, save_composite, whole_state
 from voicetextblender.progress import show_progress
 from voicetextblender.train.checkpoint import CheckpointStore
-from voicetextblender.train.compiling import compile_layers, no_silent_fallback
+from voicetextblender.train.compiling import no_silent_fallback
 from voicetextblender.train.distributed import Ranks, join_ranks
 from voicetextblender.train.log import RunLog
 from voicetextblender.train.optim import build_optimizer, learning_rate_at, set_learning_rate
-from voicetextblender.train.parallel import ParallelModel, check_shard_size, is_sharded, parallelise
+from voicetextblender.train.parallel import check_shard_size, is_sharded, prepare_model
 from voicetextblender.train.profiling import StepTrace
 from voicetextblender.train.recipe import Recipe, recipe_fingerprint
 from voicetextblender.train.run_folder import open_run, write_json
-from voicetextblender.train.step import precision_context, run_step
+from voicetextblender.train.step import run_step
 from voicetextblender.train.unreadable import Unreadable
 
 MODEL_FOLDER = "model"
@@ -88,7 +86,7 @@ def _train_steps(
         explained = warm_start_adapter(composite, recipe.model.speech_encoder, heard)
         if ranks.is_first:
             console.print(f"warm start: the adapter gives {explained:.0%} of what the CTC head hears", highlight=False)
-    parallel = _prepare_model(recipe, composite, ranks)
+    parallel = prepare_model(composite, config, ranks, recipe.data.pack)
     parameters = trainable_parameters(model)
     optimizer = build_optimizer(parameters, config.optim)
     if first:
@@ -116,20 +114,3 @@ def _train_steps(
     if ranks.is_first:
         unreadable.print_table(console)
     model.eval()
-
-
-def _prepare_model(recipe: Recipe, composite: Composite, ranks: Ranks) -> ParallelModel:
-    """The model on the devices of the ranks, computing as the recipe says."""
-    config, model = recipe.train, composite.model.model
-    choose_attention(model.language_model, config.attention, ranks.device, config.precision)
-    parts = {"llm": model.language_model, "speech_encoder": model.audio_tower, "adapter": model.adapter}
-    for name, part in parts.items():
-        if getattr(config.activation_checkpointing, name):
-            recompute(part)
-    if config.compile:
-        compile_layers(model)
-    parallel = parallelise(composite.model, config, ranks)
-    if recipe.data.pack:
-        with precision_context(config, ranks.device):
-            parallel.inspect(check_packing, model)
-    return parallel

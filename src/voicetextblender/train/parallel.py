@@ -20,9 +20,12 @@ from torch.nn.parallel import DistributedDataParallel
 from voicetextblender.audio.groups import group_by_length
 from voicetextblender.batch import Batch, empty_batch
 from voicetextblender.errors import RunError, describe
-from voicetextblender.model.blocks import blocks_of
+from voicetextblender.model.blocks import blocks_of, recompute
+from voicetextblender.model.build import Composite
 from voicetextblender.model.modeling import VoiceTextBlenderForConditionalGeneration
-from voicetextblender.train.config import TrainConfig
+from voicetextblender.model.packing import check_packing, choose_attention
+from voicetextblender.train.compiling import compile_layers
+from voicetextblender.train.config import TrainConfig, precision_context
 from voicetextblender.train.distributed import Ranks
 
 ResultT = TypeVar("ResultT")
@@ -103,6 +106,30 @@ class ParallelModel:
 def is_sharded(config: TrainConfig, ranks: Ranks) -> bool:
     """Whether weights are cut into shards; a single rank holds everything."""
     return ranks.num_ranks > 1 and config.parallel != "ddp"
+
+
+def prepare_model(composite: Composite, config: TrainConfig, ranks: Ranks, packs: bool) -> ParallelModel:
+    """The model on the devices of the ranks, computing as the recipe says.
+
+    Args:
+        packs: whether conversations share rows; it is then checked that they do not see each other.
+
+    Raises:
+        ModelError: they do, or the kernels that are asked for cannot be used.
+    """
+    model = composite.model.model
+    choose_attention(model.language_model, config.attention, ranks.device, config.precision)
+    parts = {"llm": model.language_model, "speech_encoder": model.audio_tower, "adapter": model.adapter}
+    for name, part in parts.items():
+        if getattr(config.activation_checkpointing, name):
+            recompute(part)
+    parallel = parallelise(composite.model, config, ranks)
+    if packs:
+        with precision_context(config, ranks.device):
+            parallel.inspect(check_packing, model)
+    if config.compile:
+        compile_layers(model)
+    return parallel
 
 
 def parallelise(model: VoiceTextBlenderForConditionalGeneration, config: TrainConfig, ranks: Ranks) -> ParallelModel:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +18,7 @@ from voicetextblender.model.build import Composite
 from voicetextblender.model.clips import embed_clips
 from voicetextblender.model.loss import supervised_losses
 from voicetextblender.model.packing import run_packed
-from voicetextblender.train.config import TrainConfig
+from voicetextblender.train.config import TrainConfig, precision_context
 from voicetextblender.train.distributed import Ranks
 from voicetextblender.train.parallel import ParallelModel, clip_gradients
 
@@ -118,13 +117,6 @@ def run_step(
         num_samples=int(counts[1]),
         grad_norm=norm,
     )
-
-
-def precision_context(config: TrainConfig, device: torch.device) -> AbstractContextManager[None]:
-    """Autocast to bfloat16 where the recipe asks for it."""
-    if config.precision == "fp32":
-        return nullcontext()
-    return torch.autocast(device.type, torch.bfloat16)
 
 
 def _add_by_task(sums: dict[str, Tensor], batch: Batch, losses: Tensor) -> None:

@@ -13,6 +13,7 @@ from uuid import uuid4
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from voicetextblender.errors import RunError, describe
@@ -90,7 +91,7 @@ def join_ranks(device: str) -> Iterator[Ranks]:
             dist.destroy_process_group()
 
 
-def _meet() -> dist.Store:
+def _meet() -> Store:
     """The store of the launcher, under a name that only the processes of this start know.
 
     A launcher that starts killed processes again keeps its store, with the addresses in it where the dead were heard
@@ -103,13 +104,13 @@ def _meet() -> dist.Store:
         store.set(f"hello/{rank}", name)
         name = store.get(f"answer/{name}").decode()
         store.set(f"heard/{name}/{rank}", "")
-        return dist.PrefixStore(name, store)
+        return PrefixStore(name, store)
     while not store.check([f"heard/{name}/{other}" for other in range(1, num_ranks)]):
         for hello in [f"hello/{other}" for other in range(1, num_ranks)]:
             if store.check([hello]):
                 store.set(f"answer/{store.get(hello).decode()}", name)
         time.sleep(HELLO_EVERY_S)
-    return dist.PrefixStore(name, store)
+    return PrefixStore(name, store)
 
 
 def _choose_gpu() -> torch.device:

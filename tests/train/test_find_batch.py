@@ -58,14 +58,11 @@ def test_the_worst_microbatches_are_full_and_hold_the_longest_clips(pack: bool, 
     assert describe_batch(batches["text"]) == ("1 x 1,000 tokens" if pack else "5 x 200 tokens")
 
 
-def test_a_try_measures_and_survives_a_limit_that_is_too_low(tmp_path: Path) -> None:
-    recipe = make_recipe(tmp_path)
-    small = try_in_process(recipe, PLENTY)
-    assert small.fits
-    assert small.peak and small.seconds
-    assert 0.1 * GIB < small.peak < 4 * GIB
-    large = try_in_process(with_budget(recipe, 2**18), small.peak + GIB // 2)
-    assert not large.fits
+def test_a_try_survives_a_limit_that_is_too_low(tmp_path: Path) -> None:
+    """Many gigabytes would be needed; other tries, below, show that the limit holds the model itself."""
+    trial = try_in_process(with_budget(make_recipe(tmp_path), 2**18), 3 * GIB)
+    assert not trial.fits
+    assert trial.shape.startswith("1 x 2")
 
 
 def test_what_is_no_lack_of_memory_is_raised(tmp_path: Path) -> None:
@@ -78,7 +75,7 @@ def test_what_is_no_lack_of_memory_is_raised(tmp_path: Path) -> None:
 def test_the_command_prints_every_try_and_the_value_to_set(tmp_path: Path) -> None:
     recipe = make_recipe(tmp_path, data={"conversations_per_step": 1})
     (tmp_path / "tiny.yaml").write_text(dump_recipe(recipe))
-    result = CliRunner().invoke(app, ["train", str(tmp_path / "tiny.yaml"), "--find-batch", "--memory-gib", "32"])
+    result = CliRunner().invoke(app, ["train", str(tmp_path / "tiny.yaml"), "--find-batch", "--memory-gib", "3"])
     assert result.exit_code == 0, result.output
     assert "fits" in result.stdout
     assert "set data.max_tokens_per_microbatch=256 (now 512)" in result.stdout

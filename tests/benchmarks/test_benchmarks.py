@@ -31,3 +31,24 @@ def test_planning_at_scale(tmp_path: Path) -> None:
 def test_decoding(tmp_path: Path) -> None:
     printed = run("decode.py", "--repeats", "1", "--folder", str(tmp_path))
     assert [line.split(" ", 2)[:2] for line in printed.splitlines()] == [["noise,", "whole"], ["noise,", "segments"]]
+
+
+def test_training_on_a_gpu_runs_at_small_sizes_without_packages_of_audio_or_people() -> None:
+    absent = ("soundfile", "soxr", "jiwer", "sacrebleu", "typer", "matplotlib", "tensorboard", "av")
+    program = (
+        f"import runpy, sys; sys.modules.update(dict.fromkeys({absent})); "
+        "sys.argv = ['gpu_train.py', '--tiny', '--steps', '1', '--compile', 'off']; "
+        f"runpy.run_path({str(BENCHMARKS / 'gpu_train.py')!r}, run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert {"packed", "padded"} <= {line.split(" ")[0] for line in done.stdout.splitlines()}
+    assert "found: data.max_tokens_per_microbatch=768" in done.stdout
+
+
+def test_steps_of_training_side_by_side() -> None:
+    printed = run("train_step.py", "--vocab", "600", "--conversations", "4", "--repeats", "1", "--budget", "1024")
+    rows = {line.split()[0]: line.split() for line in printed.splitlines() if line.startswith(("ours", "plain"))}
+    sizes = json.loads(next(line for line in printed.splitlines() if line.startswith("parameters")).split(" ", 1)[1])
+    assert sizes["ours"] == sizes["plain"]
+    assert all(float(row[1]) > 0 for row in rows.values()) and float(rows["ours"][2]) == 1

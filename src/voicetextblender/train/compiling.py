@@ -35,7 +35,6 @@ def no_silent_fallback() -> Iterator[None]:
         with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True, suppress_errors=False):
             yield
     except TorchDynamoException as error:
-        told = " ".join([line.strip() for line in str(error).splitlines() if line.strip()][:2])
-        found = f"torch.compile failed with {type(error).__name__} ({told[:200]})"
+        found = f"torch.compile failed with {type(error).__name__} ({' '.join(str(error).split())[:200]})"
         expected = "layers that this version of torch can compile, and a C++ compiler on a CPU"
         raise RunError(describe("train.compile", found, expected, "Set it to false")) from error

@@ -106,7 +106,7 @@ def _train_steps(
                 result = run_step(
                     composite, optimizer, list(parameters.values()), loaded.batches, config, parallel, recipe.seed, step
                 )
-            log.write(step, result, rows, learning_rate, ranks.device)
+            log.write(step, result, rows, learning_rate, ranks.device, loaded.waited_s)
             is_due = config.checkpoint_every and (step + 1) % config.checkpoint_every == 0
             if is_due or step + 1 == config.steps:
                 store.save(step + 1, parameters, optimizer)

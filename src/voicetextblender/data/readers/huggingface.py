@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +37,7 @@ class RowParser:
     talk: TalkParser
     columns: ColumnsParser
 
-    def __call__(self, item: Item) -> tuple[Conversation, ...]:
+    def __call__(self, item: Item) -> Sequence[Conversation]:
         has_turns = item.value.get("messages") or item.value.get("conversations")
         return self.talk(item) if has_turns else self.columns(item)
 

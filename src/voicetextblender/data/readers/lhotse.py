@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,7 @@ class CutParser:
 
     columns: ColumnsParser
 
-    def __call__(self, item: Item) -> tuple[Conversation, ...]:
+    def __call__(self, item: Item) -> Sequence[Conversation]:
         cut = need_object(item.value, item.where)
         if cut.get("type") == "MixedCut" and self.columns.locate is None:
             return self._mixed(cut, item)
@@ -172,7 +172,7 @@ def _only(values: list[Any]) -> Any:
     return values[0] if values and all(value == values[0] for value in values) else None
 
 
-def _only_clip(wordings: tuple[Conversation, ...]) -> AudioPart:
+def _only_clip(wordings: Sequence[Conversation]) -> AudioPart:
     (clip,) = wordings[0].clips
     return clip
 

@@ -240,7 +240,10 @@ def pretraining_chat(seed: int, index: int) -> Conversation:
 
 
 def hesitate(turn: Turn, random: Random) -> Turn:
-    """The same turn; a user pauses around each word and mark of all or some of it, and says some of them twice."""
+    """The same turn; a user pauses around each word and mark of all or some of it, and says some of them twice.
+
+    Before a run of such words the space stands as a token of its own, as it does before a clip in a mixed turn.
+    """
     if turn.role != "user":
         return turn
     spans = word_spans(turn.text)
@@ -248,7 +251,8 @@ def hesitate(turn: Turn, random: Random) -> Turn:
     said = [PAUSE] * random.randint(0, 3)
     for word in re.findall(r"[\w'-]+|[^\w\s]", turn.text[start:end]):
         said += [word] * (2 if random.random() < REPEATED_SHARE else 1) + [PAUSE] * random.choice(PAUSES)
-    return Turn("user", (TextPart(turn.text[:start] + " ".join(said) + turn.text[end:]),))
+    before = turn.text[:start] + " " * (start > 0)  # of two spaces the tokenizer leaves the first one alone
+    return Turn("user", (TextPart(before + " ".join(said) + turn.text[end:]),))
 
 
 def pretraining_texts(config: BaseLLMConfig) -> Iterator[str]:

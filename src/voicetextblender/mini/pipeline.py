@@ -42,11 +42,11 @@ def prepare_mini(out: Path, console: Console | None = None) -> None:
     """
     console = console or Console()
     config, llm, encoder = MiniWorldConfig(), out / "base/llm", out / "base/encoder"
-    with stage("base models: data spoken by espeak-ng, a small speech encoder, and beside them a small LLM", console):
-        with beside(_pretrain_base_llm_alone, llm) if not is_finished(llm) else nullcontext():
-            clips = prepare_data(out / "data", config)
-            if not (encoder / "config.json").is_file():
-                pretrain_base_encoder(clips, encoder, console=console)
+    title = "base models: data spoken by espeak-ng, a small speech encoder, and beside them a small LLM"
+    with stage(title, console), nullcontext() if is_finished(llm) else beside(_pretrain_base_llm_alone, llm):
+        clips = prepare_data(out / "data", config)
+        if not (encoder / "config.json").is_file():
+            pretrain_base_encoder(clips, encoder, console=console)
 
 
 def _pretrain_base_llm_alone(folder: Path) -> None:

@@ -69,10 +69,12 @@ SYSTEM_SHARE = 0.04
 
 HESITANT_SHARE = 0.45
 """Share of pretraining chats whose user hesitates. A real LLM has read its share of transcribed speech."""
-REPEATED_SHARE = 0.15
+REPEATED_SHARE = 0.2
 """Share of a hesitant user's words that are said twice."""
-PAUSES = (0, 1, 1, 2, 2, 2, 3, 3, 4)
-"""How many pauses may follow a hesitant user's word."""
+FIRST_PAUSES = (1, 1, 1, 2)
+"""How many pauses may come before a hesitant user's first word."""
+PAUSES = (0, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 3, 3, 4)
+"""How many pauses may follow a hesitant user's word. All three are as the base encoder hears clips."""
 
 
 class BaseLLMConfig(StrictConfig):
@@ -248,7 +250,7 @@ def hesitate(turn: Turn, random: Random) -> Turn:
         return turn
     spans = word_spans(turn.text)
     start, end = (spans[0][0], spans[-1][1]) if random.random() < 0.5 else run(spans, random)
-    said = [PAUSE] * random.randint(0, 3)
+    said = [PAUSE] * random.choice(FIRST_PAUSES)
     for word in re.findall(r"[\w'-]+|[^\w\s]", turn.text[start:end]):
         said += [word] * (2 if random.random() < REPEATED_SHARE else 1) + [PAUSE] * random.choice(PAUSES)
     before = turn.text[:start] + " " * (start > 0)  # of two spaces the tokenizer leaves the first one alone

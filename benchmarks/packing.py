@@ -5,8 +5,9 @@
 
 It takes the recipe `mini` where `vtb prepare mini` has made `runs/mini`, and tiny random models elsewhere.
 Three ways to batch the same conversations of the same steps: padded rows in the order of the blend, padded rows sorted
-by length, packed rows. Each is timed in turn, forward and backward, and the losses of all three must agree. Only ratios
-within one run mean something.
+by length, packed rows. The first two are timed twice: with all clips of a microbatch padded to its longest, as plain
+trainers do, and with clips in groups of like length, as here. Each is timed in turn, forward and backward, and all
+losses must agree. Only ratios within one run mean something.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -34,6 +37,7 @@ from voicetextblender.data.measure import Geometry
 from voicetextblender.data.plan import Draw, Microbatch, Plan, PlanConfig, RowLengths
 from voicetextblender.data.reading import RowReader
 from voicetextblender.data.sharing import ATTENTION_TOKENS
+from voicetextblender.model import clips
 from voicetextblender.model.build import Composite, build_composite
 from voicetextblender.train.recipe import Recipe, load_recipe
 from voicetextblender.train.step import batch_losses
@@ -41,6 +45,14 @@ from voicetextblender.train.step import batch_losses
 ROOT = Path(__file__).resolve().parents[1]
 MINI = Path("runs/mini/base/llm")
 WAYS = ("drawn order, padded", "sorted, padded", "packed")
+TIMED = {
+    "drawn order, padded": (WAYS[0], False),
+    "sorted, padded": (WAYS[1], False),
+    "drawn order, clips grouped": (WAYS[0], True),
+    "sorted, clips grouped": (WAYS[1], True),
+    "packed": (WAYS[2], True),
+}
+"""How the rows of a microbatch are made, and whether its clips are encoded in groups of like length."""
 SAMPLES_PER_TOKEN = HOP_LENGTH * SUBSAMPLING_FACTOR
 NUM_STEPS = 25
 """Over which the shares of padding are averaged."""
@@ -71,7 +83,7 @@ class Unsorted(Plan):
 
 
 def main() -> int:
-    """Run as a script; exit status 1 where the losses of the three ways differ."""
+    """Run as a script; exit status 1 where the losses differ."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=3, help="steps whose conversations are timed")
     parser.add_argument("--repeats", type=int, default=3, help="times that each way is timed; the median counts")
@@ -170,11 +182,11 @@ def measure(plan: Plan, step: int) -> tuple[float, float, int, float, int]:
         tokens += sum(num_tokens for row in lengths for num_tokens, _ in row)
         taken += len(lengths) * width
         work += len(lengths) * width * (ATTENTION_TOKENS + width)
-        clips = [num_audio_tokens * SAMPLES_PER_TOKEN for row in lengths for _, num_audio_tokens in row]
-        clips = [num_samples for num_samples in clips if num_samples]
-        for group in group_by_length(clips):
-            frames += sum(clips[i] for i in group)
-            taken_frames += max(clips[i] for i in group) * len(group)
+        samples = [num_audio_tokens * SAMPLES_PER_TOKEN for row in lengths for _, num_audio_tokens in row]
+        samples = [num_samples for num_samples in samples if num_samples]
+        for group in group_by_length(samples):
+            frames += sum(samples[i] for i in group)
+            taken_frames += max(samples[i] for i in group) * len(group)
             num_groups += 1
     return 1 - tokens / taken, work, len(microbatches), 1 - frames / max(1, taken_frames), num_groups
 
@@ -187,28 +199,35 @@ def report_speed(
     batches = {
         way: [batch for step in range(num_steps) for batch in loader.load(step)] for way, loader in loaders.items()
     }
-    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
+    seconds: dict[str, list[float]] = {way: [] for way in TIMED}
     losses: dict[str, float] = {}
     for repeat in range(num_repeats + 1):
-        for way in WAYS[:: 1 if repeat % 2 else -1]:
+        for way in list(TIMED)[:: 1 if repeat % 2 else -1]:
+            rows, grouped = TIMED[way]
             start = time.perf_counter()
-            losses[way] = learn(recipe, composite, batches[way])
+            with nullcontext() if grouped else patch.object(clips, "group_by_length", one_group):
+                losses[way] = learn(recipe, composite, batches[rows])
             if repeat:  # the first round warms up
                 seconds[way].append(time.perf_counter() - start)
     num_conversations = recipe.data.conversations_per_step * num_steps
-    per_second = {way: num_conversations / statistics.median(seconds[way]) for way in WAYS}
+    per_second = {way: num_conversations / statistics.median(seconds[way]) for way in TIMED}
     print(
         f"\n{recipe.name}: {num_conversations} conversations, {torch.get_num_threads()} threads, {num_repeats} repeats"
     )
-    for way in WAYS:
+    for way, (rows, _) in TIMED.items():
         ratio, spread = per_second["packed"] / per_second[way], max(seconds[way]) / min(seconds[way])
         print(
-            f"    {way:22}{len(batches[way]):4} microbatches {per_second[way]:8.1f} examples/s   packed / this "
+            f"    {way:28}{len(batches[rows]):4} microbatches {per_second[way]:8.1f} examples/s   packed / this "
             f"{ratio:5.2f}   slowest / fastest {spread:5.2f}   loss {losses[way]:.4f}"
         )
     agree = all(abs(loss - losses["packed"]) <= 1e-4 * losses["packed"] for loss in losses.values())
     print(json.dumps({"examples_per_s": per_second, "losses_agree": agree}))
     return agree
+
+
+def one_group(lengths: Sequence[int]) -> list[list[int]]:
+    """All clips together, in the form of `group_by_length`."""
+    return [list(range(len(lengths)))] if lengths else []
 
 
 def learn(recipe: Recipe, composite: Composite, batches: Sequence[Batch]) -> float:

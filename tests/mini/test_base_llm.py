@@ -11,6 +11,7 @@ import torch
 from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from voicetextblender.chat.conversation import TextPart, Turn
 from voicetextblender.chat.render import Rendered, Renderer
 from voicetextblender.mini import base_llm
 from voicetextblender.mini.base_llm import (
@@ -84,6 +85,16 @@ def test_hesitation_adds_pauses_and_repeats_but_loses_and_moves_nothing() -> Non
             if turn.role == "assistant":
                 assert said == turn
     assert hesitant > 150
+
+
+def test_before_what_is_said_a_space_is_a_token_of_its_own_as_before_a_clip(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    turn = Turn("user", (TextPart("Repeat: three red apples."),))
+    said = next(text for seed in range(50) if (text := hesitate(turn, Random(seed)).text).startswith("Repeat: three "))
+    tokens = tokenizer.convert_ids_to_tokens(tokenizer(said)["input_ids"])
+    clip = tokenizer.convert_ids_to_tokens(tokenizer("Repeat: three ")["input_ids"])
+    assert tokens[: len(clip)] == clip and clip[-1] == "Ġ"
 
 
 def test_first_layer_starts_looking_back() -> None:

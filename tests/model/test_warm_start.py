@@ -20,6 +20,7 @@ from voicetextblender.model.warm_start import (
     Frames,
     fill_table,
     fit_linear,
+    fit_units,
     piece_embeddings,
     warm_start_adapter,
 )
@@ -35,6 +36,19 @@ def test_a_linear_relation_is_found() -> None:
     assert explained > 0.999
     _, _, nothing = fit_linear(inputs, torch.randn(500, 3, generator=generator))
     assert nothing < 0.1
+
+
+def test_units_are_found_that_least_squares_alone_misses() -> None:
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(2000, 8, generator=generator)
+    before = inputs @ torch.randn(4, 8, generator=generator).T - 4.0
+    wanted = torch.where(before > 0, before, -40.0 * torch.rand(before.shape, generator=generator))
+    is_on = wanted > 0
+
+    def missed(weight: torch.Tensor, bias: torch.Tensor) -> float:
+        return float(((inputs @ weight.T + bias)[is_on] - wanted[is_on]).abs().mean())
+
+    assert missed(*fit_units(inputs, wanted)) < 0.5 * missed(*fit_linear(inputs, wanted)[:2])
 
 
 def test_the_adapter_starts_near_the_text_that_is_heard(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from voicetextblender.model.build import ModelConfig
 from voicetextblender.model.reply import CascadeReplier, Replier, SpeechReplier, TextReplier
 from voicetextblender.model.transcribe import CtcTranscriber
 from voicetextblender.model.weights import load_composite
-from voicetextblender.progress import show_progress
+from voicetextblender.progress import ShowProgress, show_progress
 
 
 def evaluate_bases(
@@ -25,6 +25,7 @@ def evaluate_bases(
     out: Path,
     rows: Sequence[str] | None = None,
     data: DataConfig | None = None,
+    show: ShowProgress = show_progress,
 ) -> list[ColumnResult]:
     """The columns that no training fills: `base`, the LLM on text, and `cascade`, both bases one after the other.
 
@@ -32,11 +33,11 @@ def evaluate_bases(
     """
     text_replier = TextReplier(model.llm, model.audio_token)
     llm_key = _weights_key(model.llm)
-    results = [_evaluate("base", text_replier, config, out, rows, llm_key, data)]
+    results = [_evaluate("base", text_replier, config, out, rows, llm_key, data, show)]
     if AutoConfig.from_pretrained(model.speech_encoder).model_type == "parakeet_ctc":
         cascade = CascadeReplier(CtcTranscriber(model.speech_encoder).transcribe, text_replier)
         key = llm_key + _weights_key(model.speech_encoder)
-        results.append(_evaluate("cascade", cascade, config, out, rows, key, data))
+        results.append(_evaluate("cascade", cascade, config, out, rows, key, data, show))
     return [result for result in results if result.rows]
 
 
@@ -65,10 +66,11 @@ def _evaluate(
     rows: Sequence[str] | None,
     key: str,
     data: DataConfig | None,
+    show: ShowProgress = show_progress,
 ) -> ColumnResult:
     num_rows = len(rows or config.rows)
     done: dict[str, float] = {}
-    with show_progress(f"Evaluating {column}") as report:
+    with show(f"Evaluating {column}") as report:
 
         def progress(row: str, replies: int, total: int) -> None:
             done[row] = replies / total

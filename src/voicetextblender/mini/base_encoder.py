@@ -52,13 +52,13 @@ class BaseEncoderConfig(StrictConfig):
     num_layers: int = 4
     num_heads: int = 4
     conv_channels: int = 32
-    vocab_size: int = Field(default=768, gt=len(ALPHABET) + 2)
+    vocab_size: int = Field(default=1024, gt=len(ALPHABET) + 2)
     dropout: float = 0.0
     clips_per_step: int = 8
     num_flat_start_steps: int = 400
     num_calibration_steps: int = 40
     pretrain: PretrainConfig = PretrainConfig(
-        steps=2500, learning_rate=1.5e-3, warmup_steps=100, weight_decay=0.01, checkpoint_every=250
+        steps=2700, learning_rate=1.5e-3, warmup_steps=100, weight_decay=0.01, checkpoint_every=250
     )
 
 

@@ -69,10 +69,12 @@ SYSTEM_SHARE = 0.04
 
 HESITANT_SHARE = 0.45
 """Share of pretraining chats whose user hesitates. A real LLM has read its share of transcribed speech."""
-REPEATED_SHARE = 0.15
+REPEATED_SHARE = 0.2
 """Share of a hesitant user's words that are said twice."""
-PAUSES = (0, 1, 1, 2, 2, 2, 3, 3, 4)
-"""How many pauses may follow a hesitant user's word."""
+FIRST_PAUSES = (1, 1, 1, 2)
+"""How many pauses may come before a hesitant user's first word."""
+PAUSES = (0, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 3, 3, 4)
+"""How many pauses may follow a hesitant user's word. All three are as the base encoder hears clips."""
 
 
 class BaseLLMConfig(StrictConfig):
@@ -240,15 +242,19 @@ def pretraining_chat(seed: int, index: int) -> Conversation:
 
 
 def hesitate(turn: Turn, random: Random) -> Turn:
-    """The same turn; a user pauses around each word and mark of all or some of it, and says some of them twice."""
+    """The same turn; a user pauses around each word and mark of all or some of it, and says some of them twice.
+
+    Before a run of such words the space stands as a token of its own, as it does before a clip in a mixed turn.
+    """
     if turn.role != "user":
         return turn
     spans = word_spans(turn.text)
     start, end = (spans[0][0], spans[-1][1]) if random.random() < 0.5 else run(spans, random)
-    said = [PAUSE] * random.randint(0, 3)
+    said = [PAUSE] * random.choice(FIRST_PAUSES)
     for word in re.findall(r"[\w'-]+|[^\w\s]", turn.text[start:end]):
         said += [word] * (2 if random.random() < REPEATED_SHARE else 1) + [PAUSE] * random.choice(PAUSES)
-    return Turn("user", (TextPart(turn.text[:start] + " ".join(said) + turn.text[end:]),))
+    before = turn.text[:start] + " " * (start > 0)  # of two spaces the tokenizer leaves the first one alone
+    return Turn("user", (TextPart(before + " ".join(said) + turn.text[end:]),))
 
 
 def pretraining_texts(config: BaseLLMConfig) -> Iterator[str]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from multiprocessing import get_context
-from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from voicetextblender.mini.base_llm import is_finished, pretrain_base_llm
 from voicetextblender.mini.rows import MiniWorldConfig
 from voicetextblender.mini.world import build_world, write_manifests
 from voicetextblender.prepare.synthesis import synthesize_utterances
-from voicetextblender.progress import show_progress
+from voicetextblender.progress import show_nothing, show_progress
 from voicetextblender.train.loop import train
 from voicetextblender.train.recipe import Recipe, load_recipe
 
@@ -42,38 +41,52 @@ def prepare_mini(out: Path, console: Console | None = None) -> None:
     cores that is faster than two threads for one after the other.
     """
     console = console or Console()
-    config = MiniWorldConfig()
-    with stage("base models: data spoken by espeak-ng, a small speech encoder, and beside them a small LLM", console):
-        llm = None if is_finished(out / "base/llm") else start_base_llm(out / "base/llm")
-        try:
-            clips = prepare_data(out / "data", config)
-            if not (out / "base/encoder/config.json").is_file():
-                with single_thread():
-                    pretrain_base_encoder(clips, out / "base/encoder", console=console)
-        finally:
-            if llm is not None:
-                llm.join()
-    if llm is not None and llm.exitcode != 0:
+    config, llm, encoder = MiniWorldConfig(), out / "base/llm", out / "base/encoder"
+    title = "base models: data spoken by espeak-ng, a small speech encoder, and beside them a small LLM"
+    with stage(title, console), nullcontext() if is_finished(llm) else beside(_pretrain_base_llm_alone, llm):
+        clips = prepare_data(out / "data", config)
+        if not (encoder / "config.json").is_file():
+            pretrain_base_encoder(clips, encoder, console=console)
+
+
+def _pretrain_base_llm_alone(folder: Path) -> None:
+    pretrain_base_llm(folder, console=Console(force_terminal=False))
+
+
+def _evaluate_bases_alone(recipe: Recipe, folder: Path) -> None:
+    evaluate_bases(recipe.model, rows_of(recipe), folder, show=show_nothing)
+
+
+@contextmanager
+def beside(work: Callable[..., None], *arguments: Any) -> Iterator[None]:
+    """Do `work` in another process while the body runs, one thread each, and end with the later of the two.
+
+    Two cores do two things at once in less time than one thing after the other with both.
+
+    Raises:
+        RunError: the other process failed.
+    """
+    process = get_context("spawn").Process(target=_work_alone, args=(work, *arguments))
+    process.start()
+    try:
+        with single_thread():
+            yield
+    finally:
+        process.join()
+    if process.exitcode != 0:
         raise RunError(
             describe(
-                str(out / "base/llm"),
-                f"the process that trains the base LLM ended with status {llm.exitcode}",
+                work.__name__.strip("_").replace("_", " "),
+                f"its process ended with status {process.exitcode}",
                 "status 0",
-                "Its last words are above; the same command goes on from its last checkpoint",
+                "Its last words are above; the same command goes on from where it was",
             )
         )
 
 
-def start_base_llm(folder: Path) -> SpawnProcess:
-    """Begin to pretrain the base LLM in another process."""
-    process = get_context("spawn").Process(target=_pretrain_base_llm_alone, args=(folder,))
-    process.start()
-    return process
-
-
-def _pretrain_base_llm_alone(folder: Path) -> None:
+def _work_alone(work: Callable[..., None], *arguments: Any) -> None:
     torch.set_num_threads(1)
-    pretrain_base_llm(folder, console=Console(force_terminal=False))
+    work(*arguments)
 
 
 @contextmanager
@@ -107,8 +120,9 @@ def run_demo(out: Path, console: Console | None = None) -> WrittenReport:
     with stage("joint training: speech and text together", console):
         model_dir = train(recipe, out / "joint", console)
     with stage("evaluation", console):
-        results = evaluate_bases(recipe.model, rows_of(recipe), out / "report")
-        results.append(evaluate_run(model_dir, rows_of(recipe), out / "report"))
+        with beside(_evaluate_bases_alone, recipe, out / "report"):
+            joint = evaluate_run(model_dir, rows_of(recipe), out / "report")
+        results = [*evaluate_bases(recipe.model, rows_of(recipe), out / "report", show=show_nothing), joint]
     return report(out, results, [RunLog("joint", recipe.name, out / "joint")], console)
 
 

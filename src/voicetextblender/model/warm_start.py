@@ -38,7 +38,13 @@ RIDGE = 1e-3
 MARGIN = 5.0
 """A unit switches on where the log-posterior of its piece is above minus this."""
 
-TABLE_SCALE, PAUSE_SCALE = 8.0, 8.0
+OFF = -3.0
+"""A unit that should be off is wanted below this; how far below is all the same."""
+
+NUM_FITS = 10
+"""Rounds in which the units are fitted."""
+
+TABLE_SCALE, PAUSE_SCALE = 16.0, 8.0
 """How much stronger than the frame itself the table writes, for a piece and for a pause. The frame is noise to it."""
 
 RESIDUAL_SHARE = 0.5
@@ -131,7 +137,7 @@ def fill_table(adapter: ConformerAdapter, frames: Frames, pieces: Tensor, blank:
     heard = frames.log_posteriors.exp().sum(0)
     heard[blank] = -1.0
     kept = heard.argsort(descending=True, stable=True)[: min(num_units, len(pieces) - 1)]
-    weight, bias, _ = fit_linear(normed, frames.log_posteriors[:, kept] + MARGIN)
+    weight, bias = fit_units(normed, frames.log_posteriors[:, kept] + MARGIN)
     table.linear1.weight[: len(kept)], table.linear1.bias[: len(kept)] = weight, bias
 
     offsets = pieces[kept] - pieces[blank]
@@ -146,6 +152,21 @@ def fill_table(adapter: ConformerAdapter, frames: Frames, pieces: Tensor, blank:
     table.linear2.weight[:, : len(kept)] = (TABLE_SCALE * scale / strength * narrowed).T
     pause = torch.randn(size, generator=torch.Generator().manual_seed(0)).to(scale)  # any, but the same on all ranks
     table.linear2.bias.copy_(PAUSE_SCALE * scale * pause / root_mean_square(pause))
+
+
+def fit_units(
+    inputs: Float[Tensor, "frames size"], wanted: Float[Tensor, "frames units"]
+) -> tuple[Float[Tensor, "units size"], Float[Tensor, " units"]]:
+    """Weight and bias of units that give `wanted` where that is above zero, and are off, by any margin, elsewhere.
+
+    Plain least squares would spend itself on how far below zero a unit is in the many frames that have nothing to do
+    with it. So it is repeated, and what is off far enough is right as it is.
+    """
+    target = wanted
+    for _ in range(NUM_FITS):
+        weight, bias, _ = fit_linear(inputs, target)
+        target = torch.where(wanted > 0, wanted, (inputs @ weight.T + bias).clamp(max=OFF))
+    return weight, bias
 
 
 def feed_forward_inputs(

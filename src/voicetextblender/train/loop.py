@@ -18,6 +18,7 @@ from voicetextblender.progress import show_progress
 from voicetextblender.train.checkpoint import CheckpointStore
 from voicetextblender.train.compiling import no_silent_fallback
 from voicetextblender.train.distributed import Ranks, join_ranks
+from voicetextblender.train.flops import count_flops
 from voicetextblender.train.log import RunLog
 from voicetextblender.train.optim import build_optimizer, learning_rate_at, set_learning_rate
 from voicetextblender.train.parallel import check_shard_size, is_sharded, prepare_model
@@ -86,6 +87,7 @@ def _train_steps(
         explained = warm_start_adapter(composite, recipe.model.speech_encoder, heard)
         if ranks.is_first:
             console.print(f"warm start: the adapter gives {explained:.0%} of what the CTC head hears", highlight=False)
+    flops = count_flops(model)
     parallel = prepare_model(composite, config, ranks, recipe.data.pack)
     parameters = trainable_parameters(model)
     optimizer = build_optimizer(parameters, config.optim)
@@ -106,7 +108,8 @@ def _train_steps(
                 result = run_step(
                     composite, optimizer, list(parameters.values()), loaded.batches, config, parallel, recipe.seed, step
                 )
-            log.write(step, result, rows, learning_rate, ranks.device)
+            operations = ranks.sum_number(flops.of_batches(loaded.batches, composite.num_encoder_frames))
+            log.write(step, result, rows, learning_rate, ranks.device, operations)
             is_due = config.checkpoint_every and (step + 1) % config.checkpoint_every == 0
             if is_due or step + 1 == config.steps:
                 store.save(step + 1, parameters, optimizer)

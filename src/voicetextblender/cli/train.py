@@ -46,11 +46,13 @@ def train(
     from voicetextblender.train import loop
     from voicetextblender.train.profiling import parse_steps
     from voicetextblender.train.recipe import load_recipe
+    from voicetextblender.train.recipe_check import refuse_missing
 
     loaded = load_recipe(recipe, overrides or [])
     if find_batch:
         print_trials(loaded, memory_gib)
         return
+    refuse_missing(loaded)
     profiled = loop.NO_STEPS if profile is None else parse_steps(profile)
     loop.train(loaded, out or Path("runs") / loaded.name, profiled=profiled)
 

@@ -41,14 +41,17 @@ def test_compiled_layers_learn_what_uncompiled_ones_learn(
     batch = build_loader(recipe.data, composite.renderer, geometry, recipe.seed).load(0)[0]
     parameters = list(trainable_parameters(composite.model).values())
 
-    def learn() -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+    def learn() -> list[torch.Tensor]:
         losses = batch_losses(composite, batch, recipe.train.model_copy(update={"spec_augment": None}))
-        return losses.detach(), torch.autograd.grad(losses.sum(), parameters)
+        return [losses.detach(), *torch.autograd.grad(losses.sum(), parameters)]
 
     plain = learn()
     compiling.compile_layers(composite.model.model, backend)
     with compiling.no_silent_fallback():
-        torch.testing.assert_close(learn(), plain, rtol=1e-4, atol=1e-4)
+        compiled = learn()
+    torch.testing.assert_close(compiled[0], plain[0], rtol=1e-4, atol=1e-5)
+    for ours, theirs in zip(compiled, plain, strict=True):
+        assert float((ours - theirs).norm()) <= 1e-3 * float(theirs.norm())
 
 
 def test_the_layers_of_all_parts_are_compiled_and_keep_their_names(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from voicetextblender.train.compiling import compile_layers
 from voicetextblender.train.config import TrainConfig, precision_context
 from voicetextblender.train.distributed import Ranks
 from voicetextblender.train.filling import check_same_modules, fill_shards, values_of
+from voicetextblender.train.rounding import round_frozen_matrices
 
 ResultT = TypeVar("ResultT")
 
@@ -135,6 +136,8 @@ def prepare_model(composite: Composite, config: TrainConfig, ranks: Ranks, packs
     for name, part in parts.items():
         if getattr(config.activation_checkpointing, name):
             recompute(part)
+    if config.precision == "bf16":
+        round_frozen_matrices(composite.model, composite.config)
     parallel = parallelise(composite.model, config, ranks)
     if packs:
         with precision_context(config, ranks.device):

@@ -51,7 +51,7 @@ def test_compiled_layers_learn_what_uncompiled_ones_learn(
         compiled = learn()
     torch.testing.assert_close(compiled[0], plain[0], rtol=1e-4, atol=1e-5)
     for ours, theirs in zip(compiled, plain, strict=True):
-        assert float((ours - theirs).norm()) <= 1e-3 * float(theirs.norm())
+        assert float((ours - theirs).norm()) <= 1e-3 * float(theirs.norm()) + 1e-6  # some are zero but for rounding
 
 
 def test_the_layers_of_all_parts_are_compiled_and_keep_their_names(tmp_path: Path) -> None:

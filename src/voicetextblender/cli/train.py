@@ -49,10 +49,10 @@ def train(
     from voicetextblender.train.recipe_check import refuse_missing
 
     loaded = load_recipe(recipe, overrides or [])
+    refuse_missing(loaded, needs_data=not find_batch)
     if find_batch:
         print_trials(loaded, memory_gib)
         return
-    refuse_missing(loaded)
     profiled = loop.NO_STEPS if profile is None else parse_steps(profile)
     loop.train(loaded, out or Path("runs") / loaded.name, profiled=profiled)
 

@@ -136,13 +136,17 @@ def list_needs(recipe: Recipe, num_gpus: int) -> Iterator[Need]:
         yield Need(f"groups of {size} GPUs", *_tell(num_gpus % size == 0, "whole", f"{num_gpus} GPUs"), fix)
 
 
-def refuse_missing(recipe: Recipe) -> None:
+def refuse_missing(recipe: Recipe, needs_data: bool = True) -> None:
     """Before a model is built or the hub is asked: are the files there that nothing else can bring?
+
+    Args:
+        needs_data: false where models are enough.
 
     Raises:
         RunError: they are not; all that is missing at once.
     """
-    missing = [need for need in (*_need_data(recipe), *_need_models(recipe)) if not need.is_there]
+    data = _need_data(recipe) if needs_data else ()
+    missing = [need for need in (*data, *_need_models(recipe)) if not need.is_there]
     if any(not need.is_fetched for need in missing):
         expected = f"a training of {recipe.name} needs it"
         problems = [describe(need.what, need.found, expected, need.fix) for need in missing]

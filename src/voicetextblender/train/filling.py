@@ -44,7 +44,7 @@ def fill_shards(model: nn.Module, whole: dict[str, Tensor], ranks: Ranks) -> Non
     """
     for name, shard in values_of(model).items():
         if ranks.is_first:
-            value = whole.pop(name).to(ranks.device)
+            value = whole.pop(name).to(ranks.device).contiguous()
         else:
             value = torch.empty(shard.shape, dtype=shard.dtype, device=ranks.device)
         dist.broadcast(value, src=0)

@@ -165,7 +165,7 @@ class Bench:
             [frames for one in conversations for frames in one.num_frames],
             sum(batch.num_supervised for batch in batches),
         )
-        peak = peak_flops(torch.cuda.get_device_name(self.device)) if self.device.type == "cuda" else None
+        peak = peak_flops(self.device)
         mfu = f"{operations / step_s / peak:.1%}" if peak else f"{operations / step_s / 1e9:.0f}G/s"
         tokens = sum(batch.num_tokens for batch in batches)
         audio_s = sum(batch.num_samples for batch in batches) / SAMPLING_RATE

@@ -31,7 +31,7 @@ from vllm_client import PASSES, ask_engine, ask_server
 
 from voicetextblender.chat.clips import read_clip
 from voicetextblender.chat.conversation import AudioPart, Conversation, TextPart, Turn
-from voicetextblender.evaluate.suite import read_conversations
+from voicetextblender.evaluate.rows import open_row, read_conversations
 from voicetextblender.model.build import Composite, build_composite
 from voicetextblender.model.reply import SpeechReplier
 from voicetextblender.model.weights import load_composite
@@ -142,7 +142,9 @@ def run_case(run: Path, num_prompts: int) -> Case:
     """A finished run and prompts from all rows of its evaluation."""
     recipe = load_recipe(str(run / "recipe.yaml"))
     assert recipe.evaluate is not None, "the recipe has no evaluation to take prompts from"
-    rows = [row for name, config in recipe.evaluate.rows.items() for row in read_conversations(name, config)[0]]
+    sources, cache_dir = recipe.data.all_sources, Path(recipe.data.cache_dir)
+    opened = {name: open_row(name, row, sources, cache_dir) for name, row in recipe.evaluate.rows.items()}
+    rows = [row for name, source in opened.items() for row in read_conversations(name, source, None)[0]]
     asked = [replace(row, turns=row.turns[:-1]) for row in rows]
     random.Random(0).shuffle(asked)
     chosen = [

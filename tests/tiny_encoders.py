@@ -10,6 +10,9 @@ import torch
 from transformers import (
     HubertConfig,
     HubertModel,
+    ParakeetCTCConfig,
+    ParakeetEncoder,
+    ParakeetForCTC,
     PreTrainedModel,
     Wav2Vec2BertConfig,
     Wav2Vec2BertModel,
@@ -23,6 +26,7 @@ from transformers import (
 )
 
 from tests.tiny import make_encoder
+from voicetextblender.mini.base_encoder import train_ctc_tokenizer
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 48}
 WAVEFORM = SIZES | {
@@ -50,6 +54,19 @@ def make_whisper(folder: Path, **changes: Any) -> Path:
     }
     values |= {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
     return _save(WhisperForConditionalGeneration(WhisperConfig(**(values | changes))), folder)
+
+
+def make_ctc(folder: Path, encoder: Path) -> Path:
+    """The FastConformer of the folder `encoder` with a random CTC head, which is sure of what it hears."""
+    tokenizer = train_ctc_tokenizer(["What is three plus five?", "eight"] * 5, 150)
+    tower = ParakeetEncoder.from_pretrained(encoder)
+    torch.manual_seed(3)
+    config = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+    model = ParakeetForCTC(ParakeetCTCConfig(encoder_config=tower.config, **config))
+    model.encoder.load_state_dict(tower.state_dict())
+    model.ctc_head.weight.data.mul_(100)
+    tokenizer.save_pretrained(folder)
+    return _save(model, folder)
 
 
 def make_w2v_bert(folder: Path, **changes: Any) -> Path:

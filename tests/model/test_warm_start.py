@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, ParakeetCTCConfig, ParakeetForCTC
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.tiny import make_recipe
+from tests.tiny_encoders import make_ctc
 from voicetextblender.data.loader import build_loader
 from voicetextblender.data.measure import Geometry
 from voicetextblender.errors import ModelError
-from voicetextblender.mini.base_encoder import train_ctc_tokenizer
 from voicetextblender.model.adapters.conformer import ConformerAdapter
 from voicetextblender.model.build import build_composite
 from voicetextblender.model.warm_start import (
@@ -53,16 +53,7 @@ def test_units_are_found_that_least_squares_alone_misses() -> None:
 
 def test_the_adapter_starts_near_the_text_that_is_heard(tmp_path: Path) -> None:
     recipe = make_recipe(tmp_path)
-    tokenizer = train_ctc_tokenizer(["What is three plus five?", "eight"] * 5, 150)
-    encoder = build_composite(recipe.model, 0).model.model.audio_tower
-    ctc = ParakeetForCTC(
-        ParakeetCTCConfig(encoder_config=encoder.config, vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id)
-    )
-    ctc.encoder.load_state_dict(encoder.state_dict())
-    ctc.ctc_head.weight.data.mul_(100)
-    ctc.save_pretrained(tmp_path / "ctc")
-    tokenizer.save_pretrained(tmp_path / "ctc")
-
+    tokenizer = AutoTokenizer.from_pretrained(make_ctc(tmp_path / "ctc", tmp_path / "encoder"))
     composite = build_composite(recipe.model.model_copy(update={"speech_encoder": str(tmp_path / "ctc")}), 0)
     pieces = piece_embeddings(composite, str(tmp_path / "ctc"))
     pause = composite.tokenizer(PAUSE, add_special_tokens=False)["input_ids"]

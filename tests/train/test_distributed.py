@@ -25,6 +25,7 @@ def work_in_turn(ranks: Ranks, folder: Path) -> None:
         assert found is not ranks.is_first, f"turn {turn}, rank {ranks.rank}: found {found}"
     total = ranks.sum(torch.tensor([1.0, ranks.rank]))
     assert total.tolist() == [2.0, 1.0]
+    assert ranks.sum_number(1.5 + ranks.rank) == 4.0
     (folder / f"rank{ranks.rank}").touch()
 
 

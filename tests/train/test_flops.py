@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,17 @@ import pytest
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import ParakeetEncoder, ParakeetEncoderConfig
 
 from tests.tiny import make_recipe
+from voicetextblender.batch import Batch
+from voicetextblender.data.loader import build_loader
+from voicetextblender.data.measure import Geometry
 from voicetextblender.model.build import ModelConfig, build_composite
+from voicetextblender.model.clips import embed_clips
+from voicetextblender.model.packing import run_packed
 from voicetextblender.model.skeleton import build_skeleton
-from voicetextblender.train.flops import count_flops, peak_flops
+from voicetextblender.train.flops import count_flops, find_peak, peak_flops
 from voicetextblender.train.recipe import load_recipe
 
 
@@ -67,6 +74,38 @@ def test_the_papers_model_by_hand() -> None:
     )
 
 
+def test_a_step_costs_what_torch_counts(tmp_path: Path) -> None:
+    """But for what is left out: padding of rows, the Conformers' relative positions and first convolutions."""
+    wide = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 3, "num_attention_heads": 2}
+    small = {"subsampling_conv_channels": 8, "conv_kernel_size": 5}
+    ParakeetEncoder(ParakeetEncoderConfig(**wide, **small)).save_pretrained(tmp_path / "wide")
+    recipe = make_recipe(tmp_path, model={"speech_encoder": str(tmp_path / "wide")})
+    composite = build_composite(recipe.model, 0)
+    model = composite.model.train()
+    geometry = Geometry(composite.num_audio_tokens, composite.geometry_fingerprint)
+    batches = build_loader(recipe.data, composite.renderer, geometry, recipe.seed).load(0)
+
+    def run(batch: Batch) -> Tensor:
+        embeds = model.get_input_embeddings()(batch.token_ids)
+        if batch.waveforms:
+            clips = zip(batch.waveforms, batch.num_audio_tokens, strict=True)
+            audio = [embed_clips(model.model, composite.front_end, [clip], [count]) for clip, count in clips]
+            embeds = model.model.join(embeds, torch.cat(audio), batch.audio_mask)
+        return model.compute_logits(run_packed(model.model, embeds, batch.position_ids)[batch.supervision_mask])
+
+    flops = count_flops(model)._replace(per_token_pair=0, per_frame_pair=0)
+    counted = sum(count_multiplications(partial(run, batch)) for batch in batches)
+    ratio = counted / flops.of_batches(batches, composite.num_encoder_frames)
+    assert 1.0 < ratio < 1.15
+
+
+def test_frames_of_a_windowed_encoder_see_their_window_alone() -> None:
+    flops = count_flops(build_skeleton(load_recipe("whisper-llama").model).model)
+    assert flops.window == 1500
+    long, whole, rest = (flops.of([], [length], 0) for length in (3100, 1500, 100))
+    assert long == pytest.approx(2 * whole + rest)
+
+
 def test_what_lies_before_all_that_learns_costs_its_forward_pass_alone() -> None:
     recipe = load_recipe("voicetextblender-3b")
 
@@ -83,6 +122,7 @@ def test_what_lies_before_all_that_learns_costs_its_forward_pass_alone() -> None
 
 
 def test_peaks_are_found_by_the_names_of_gpus() -> None:
-    assert peak_flops("NVIDIA H200") == peak_flops("NVIDIA H100 80GB HBM3") == 989e12
-    assert peak_flops("NVIDIA L40S") == 362e12 and peak_flops("NVIDIA L4") == 121e12
-    assert peak_flops("a toaster") is None
+    assert find_peak("NVIDIA H200") == find_peak("NVIDIA H100 80GB HBM3") == 989e12
+    assert find_peak("NVIDIA H100 PCIe") == 756e12 and find_peak("NVIDIA A100-SXM4-80GB") == 312e12
+    assert find_peak("NVIDIA L40S") == 362e12 and find_peak("NVIDIA L40") == 181e12 and find_peak("NVIDIA L4") == 121e12
+    assert find_peak("NVIDIA RTX A1000") is None and peak_flops(torch.device("cpu")) is None

@@ -25,7 +25,7 @@ def write_steps(run_dir: Path, first: int, stop: int, has_console: bool = True) 
     console = Console(file=shown, width=200) if has_console else None
     with RunLog(run_dir, 4, first, console, tensorboard=False) as run_log:
         for step in range(first, stop):
-            run_log.write(step, RESULT, ROWS, 1e-3, torch.device("cpu"))
+            run_log.write(step, RESULT, ROWS, 1e-3, torch.device("cpu"), 2e12)
     return shown.getvalue().splitlines()
 
 
@@ -45,10 +45,23 @@ def test_speed_is_told_for_all_and_for_each_gpu(tmp_path: Path, monkeypatch: pyt
     clock = iter((10.0, 10.25))
     monkeypatch.setattr(log.time, "monotonic", lambda: next(clock))
     with RunLog(tmp_path, 4, 0, Console(file=io.StringIO()), tensorboard=False, num_ranks=4) as run_log:
-        run_log.write(0, RESULT, ROWS, 1e-3, torch.device("cpu"), 0.125)
+        run_log.write(0, RESULT, ROWS, 1e-3, torch.device("cpu"), 2e12, 0.125)
     entry = json.loads((tmp_path / "log.jsonl").read_text())
     assert (entry["step_s"], entry["tokens_per_s"], entry["audio_s_per_s"]) == (0.25, 160.0, 2.0)
-    assert entry["speech_h_per_gpu_h"] == 0.5 and entry["data_wait_s"] == 0.125
+    assert (entry["speech_h_per_gpu_h"], entry["tflops_per_s"], entry["mfu"]) == (0.5, 2.0, None)
+    assert entry["data_wait_s"] == 0.125
+
+
+def test_a_gpu_whose_peak_is_known_has_a_share_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log, "peak_flops", lambda device: 16e12)
+    clock = iter((10.0, 10.25))
+    monkeypatch.setattr(log.time, "monotonic", lambda: next(clock))
+    shown = io.StringIO()
+    with RunLog(tmp_path, 1, 0, Console(file=shown, width=200), tensorboard=True, num_ranks=2) as run_log:
+        run_log.write(0, RESULT, ROWS, 1e-3, torch.device("cpu"), 2e12)
+    entry = json.loads((tmp_path / "log.jsonl").read_text())
+    assert (entry["tflops_per_s"], entry["mfu"]) == (4.0, 0.25)
+    assert "2 audio s/s  25% MFU  0 s left" in shown.getvalue()
 
 
 def test_plain_lines_come_every_few_seconds_and_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from voicetextblender.data.loader import Loader, build_loader
 from voicetextblender.data.measure import Geometry
 from voicetextblender.errors import RunError
 from voicetextblender.model.blocks import blocks_of, recompute
-from voicetextblender.model.build import Composite, build_composite
+from voicetextblender.model.build import Composite
 from voicetextblender.model.trainable import trainable_parameters
 from voicetextblender.model.weights import whole_state
 from voicetextblender.train import loop
@@ -26,7 +26,7 @@ from voicetextblender.train.checkpoint import CheckpointStore
 from voicetextblender.train.config import TrainConfig
 from voicetextblender.train.distributed import Ranks
 from voicetextblender.train.optim import build_optimizer
-from voicetextblender.train.parallel import ParallelModel, check_shard_size, parallelise
+from voicetextblender.train.parallel import ParallelModel, check_shard_size, open_composite, parallelise
 from voicetextblender.train.recipe import Recipe
 from voicetextblender.train.step import StepResult, batch_losses, run_step
 
@@ -45,7 +45,7 @@ class Training:
 
     def __post_init__(self) -> None:
         recipe = self.recipe
-        self.composite = build_composite(recipe.model, recipe.seed)
+        self.composite = open_composite(recipe.model, recipe.seed, recipe.train, self.ranks)
         geometry = Geometry(self.composite.num_audio_tokens, self.composite.geometry_fingerprint)
         with self.ranks.first_rank_first():
             self.loader = build_loader(recipe.data, self.composite.renderer, geometry, recipe.seed)

@@ -43,3 +43,5 @@ def test_a_training_writes_a_trace_of_the_steps_that_were_named_and_no_others(tm
     names = {event.get("name") for event in json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]}
     assert {"step 1", "step 2", "aten::mm"} <= names
     assert "step 0" not in names
+    log = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    assert len(log) == 3 and all(line["tflops_per_s"] > 0 and line["mfu"] is None for line in log)

@@ -10,8 +10,15 @@ from typer.testing import CliRunner
 
 from tests.tiny import make_recipe
 from voicetextblender.cli.main import app
+from voicetextblender.errors import RunError
 from voicetextblender.train.recipe import dump_recipe, load_recipe, shipped_recipes
-from voicetextblender.train.recipe_check import RecipeCheck, check_recipe, group_tensors, longest_clip_tokens
+from voicetextblender.train.recipe_check import (
+    RecipeCheck,
+    check_recipe,
+    group_tensors,
+    longest_clip_tokens,
+    refuse_missing,
+)
 
 
 @cache
@@ -80,3 +87,36 @@ def test_a_recipe_that_has_everything(tmp_path: Path) -> None:
     assert result.exit_code == 0
     (tmp_path / "train.jsonl").unlink()
     assert CliRunner().invoke(app, ["recipe", "check", str(path)]).exit_code == 1
+
+
+def test_a_training_without_its_files_tells_all_that_is_missing_and_touches_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["train", "voicetextblender-3b", "data.sources.mixed.weight=0"])
+    assert result.exit_code == 2
+    lines = result.stderr.splitlines()
+    assert lines[0] == (
+        "error: data text: your-data/text.jsonl: not there; a training of voicetextblender-3b needs it. "
+        "Set data.sources.text.path."
+    )
+    assert [line.split(":")[0] for line in lines[1:]] == [
+        "data transcription",
+        "data translation",
+        "data answering",
+        "LLM google/gemma-2b-it",
+        "speech encoder your-models/canary-1b.nemo",
+    ]
+    assert lines[-2].endswith("It is fetched from the hub when the training starts; or set model.llm to its folder.")
+    assert lines[-1].endswith("Download it, and set model.speech_encoder to its path.")
+    result = CliRunner().invoke(app, ["train", "voicetextblender-3b", "--find-batch"])
+    assert [line.split(" ")[-1] for line in result.stderr.splitlines()] == ["folder.", "path."]
+    with pytest.raises(RunError, match=r"Make it with `vtb prepare mini`\.$"):
+        refuse_missing(load_recipe("mini"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_models_of_the_hub_alone_stop_nothing(tmp_path: Path) -> None:
+    recipe = make_recipe(tmp_path)
+    refuse_missing(recipe)
+    refuse_missing(recipe.model_copy(update={"model": recipe.model.model_copy(update={"llm": "nobody/no-model"})}))

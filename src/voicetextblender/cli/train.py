@@ -46,8 +46,10 @@ def train(
     from voicetextblender.train import loop
     from voicetextblender.train.profiling import parse_steps
     from voicetextblender.train.recipe import load_recipe
+    from voicetextblender.train.recipe_check import refuse_missing
 
     loaded = load_recipe(recipe, overrides or [])
+    refuse_missing(loaded, needs_data=not find_batch)
     if find_batch:
         print_trials(loaded, memory_gib)
         return

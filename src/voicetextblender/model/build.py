@@ -72,10 +72,14 @@ class Composite:
     config: ModelConfig
 
     @property
+    def num_encoder_frames(self) -> TokenCount:
+        """From the samples of a clip to its encoder frames."""
+        return TokenCount((self.front_end.config.framing, *encoder_stages(self.model.config.audio_config)))
+
+    @property
     def num_audio_tokens(self) -> TokenCount:
         """From the samples of a clip to its audio placeholder tokens; picklable, and knows nothing of the weights."""
-        encoder = encoder_stages(self.model.config.audio_config)
-        return TokenCount((self.front_end.config.framing, *encoder, *self.config.adapter.stages))
+        return TokenCount((*self.num_encoder_frames.stages, *self.config.adapter.stages))
 
     @property
     def geometry_fingerprint(self) -> str:

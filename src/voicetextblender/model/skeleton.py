@@ -8,14 +8,14 @@ from pathlib import Path
 
 import torch
 from peft.tuners.lora import LoraLayer
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 
 from voicetextblender.audio.lengths import TokenCount
 from voicetextblender.errors import ModelError, describe
 from voicetextblender.model.adapters.config import check_heads
-from voicetextblender.model.build import ModelConfig
+from voicetextblender.model.build import Composite, ModelConfig, assemble, find_audio_token
 from voicetextblender.model.configuration import VoiceTextBlenderConfig
-from voicetextblender.model.encoders.plan import plan_encoder, read_encoder_config
+from voicetextblender.model.encoders.plan import EncoderPlan, plan_encoder, read_encoder_config
 from voicetextblender.model.known_models import config_of, find_known
 from voicetextblender.model.lora import add_lora
 from voicetextblender.model.modeling import VoiceTextBlenderForConditionalGeneration
@@ -53,20 +53,41 @@ def build_skeleton(config: ModelConfig, device: str = "meta") -> Skeleton:
     text_config, llm_shapes = find_config(config.llm, read_llm_config)
     encoder_config, encoder_shapes = find_config(config.speech_encoder, read_encoder_config)
     plan = plan_encoder(config.speech_encoder, config.encoder, encoder_config)
+    model = _build_modules(config, text_config, plan, device)
+    set_trainable(model, config.trainable, lora_acts=config.lora.gating != "off")
+    count = TokenCount((*plan.num_audio_tokens.stages, *config.adapter.stages))
+    return Skeleton(model, plan.num_audio_tokens, count, llm_shapes, encoder_shapes)
+
+
+def build_empty_composite(config: ModelConfig) -> Composite:
+    """What `build_composite` builds, on the meta device: for a rank whose weights come from another one.
+
+    Raises:
+        ModelError: as `build_composite`, where it needs no weight to tell.
+    """
+    text_config = read_llm_config(config.llm)
+    tokenizer = AutoTokenizer.from_pretrained(config.llm)
+    audio_token_id = find_audio_token(tokenizer, config, text_config.vocab_size)
+    plan = plan_encoder(config.speech_encoder, config.encoder)
+    return assemble(_build_modules(config, text_config, plan, "meta", audio_token_id).float(), tokenizer, config)
+
+
+def _build_modules(
+    config: ModelConfig, text_config: PreTrainedConfig, plan: EncoderPlan, device: str, audio_token_id: int = 0
+) -> VoiceTextBlenderForConditionalGeneration:
     check_heads(config.adapter, plan.config.hidden_size)
     composite_config = VoiceTextBlenderConfig(
         text_config=text_config,
         audio_config=plan.config,
         front_end_config=plan.front_end.model_dump(),
         adapter_config=config.adapter.model_dump(),
+        audio_token_id=audio_token_id,
     )
     with torch.device(device):
         model = VoiceTextBlenderForConditionalGeneration(composite_config)
         if config.trainable.llm == "lora":
             add_lora(model, config.lora)
-    set_trainable(model, config.trainable, lora_acts=config.lora.gating != "off")
-    count = TokenCount((*plan.num_audio_tokens.stages, *config.adapter.stages))
-    return Skeleton(model, plan.num_audio_tokens, count, llm_shapes, encoder_shapes)
+    return model
 
 
 def find_config(path: str, read: Callable[[str], PreTrainedConfig]) -> tuple[PreTrainedConfig, str]:

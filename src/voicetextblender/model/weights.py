@@ -114,13 +114,18 @@ def hash_weights(path: str) -> dict[str, str]:
     return {file.name: fingerprint(file) for file in sorted(Path(path).glob("*.safetensors"))}
 
 
-def whole_state(composite: Composite) -> dict[str, Tensor]:
-    """The tensors that `save_composite` writes, whole and in host memory; of shards, every rank must call it."""
+def whole_state(composite: Composite, is_kept: bool = True) -> dict[str, Tensor]:
+    """The tensors that `save_composite` writes, whole and in host memory; of shards, every rank must call it.
+
+    Args:
+        is_kept: false on a rank that takes part for the others and gets nothing.
+    """
     model = composite.model
     wanted = {key for key in model.state_dict() if key.startswith(tuple(PARTS.values())) or ".lora_" in key}
     if composite.config.trainable.changes_llm_weights:
         wanted |= _llm_keys(model)
-    return {key: _whole(value) for key, value in model.state_dict().items() if key in wanted}
+    whole = ((key, _whole(value)) for key, value in model.state_dict().items() if key in wanted)
+    return {key: value for key, value in whole if is_kept}
 
 
 def _whole(tensor: Tensor) -> Tensor:

@@ -43,6 +43,12 @@ class Ranks:
             dist.all_reduce(values)
         return values
 
+    def sum_number(self, value: float) -> float:
+        """`value` summed over all ranks."""
+        if self.num_ranks == 1:
+            return value
+        return float(self.sum(torch.tensor(value, dtype=torch.float64, device=self.device)))
+
     def gather(self, items: list[ItemT]) -> list[ItemT]:
         """The picklable items of all ranks, in the order of the ranks."""
         if self.num_ranks == 1:

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from voicetextblender.files import write_atomically
+from voicetextblender.train.flops import peak_flops
 from voicetextblender.train.step import StepResult
 from voicetextblender.train.unreadable import StepRows
 from voicetextblender.units import samples_to_seconds
@@ -93,11 +94,13 @@ class RunLog:
         rows: StepRows,
         learning_rate: float,
         device: torch.device,
+        operations: float,
         data_wait_s: float = 0.0,
     ) -> None:
         """Log step `step` (from 0).
 
         Args:
+            operations: of all ranks together (see `flops.py`).
             data_wait_s: of the step's seconds, those in which this rank waited for its data.
         """
         if self.file is None:
@@ -105,6 +108,7 @@ class RunLog:
         now = time.monotonic()
         step_s, self.step_at = now - self.step_at, now
         audio_s = samples_to_seconds(result.num_samples)
+        flops_per_s, peak = operations / step_s / self.num_ranks, peak_flops(device)
         remaining_s = (now - self.started_at) / (step + 1 - self.first_step) * (self.steps - step - 1)
         entry: dict[str, Any] = {
             "step": step,
@@ -123,6 +127,8 @@ class RunLog:
             "tokens_per_s": round(result.num_tokens / step_s, 1),
             "audio_s_per_s": round(audio_s / step_s, 2),
             "speech_h_per_gpu_h": round(audio_s / step_s / self.num_ranks, 2),
+            "tflops_per_s": round(flops_per_s / 1e12, 4),
+            "mfu": None if peak is None else round(flops_per_s / peak, 4),
             "memory_gb": round(memory_gb(device), 3),
             "remaining_s": round(remaining_s, 1),
         }
@@ -137,11 +143,13 @@ class RunLog:
             if isinstance(value, dict):
                 for task, loss in value.items():
                     self.writer.add_scalar(f"{name}/{task}", loss, step)
-            elif name not in ("step", "rows"):
+            elif value is not None and name not in ("step", "rows"):
                 self.writer.add_scalar(name, value, step)
 
     def _show(self, step: int, entry: dict[str, Any], now: float) -> None:
         summary = f"loss {entry['loss']:.3f}  grad {entry['grad_norm']:.2f}  {entry['audio_s_per_s']:.0f} audio s/s"
+        if entry["mfu"] is not None:
+            summary += f"  {entry['mfu']:.0%} MFU"
         if self.bar is not None:
             self.bar.update(self.task, completed=step + 1, description=summary)
             return

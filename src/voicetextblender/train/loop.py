@@ -10,7 +10,7 @@ from rich.console import Console
 from voicetextblender.data.index import fingerprint_sources
 from voicetextblender.data.loader import build_loader
 from voicetextblender.data.measure import Geometry
-from voicetextblender.model.build import Composite, build_composite
+from voicetextblender.model.build import Composite
 from voicetextblender.model.trainable import trainable_parameters
 from voicetextblender.model.warm_start import warm_start_adapter
 from voicetextblender.model.weights import MANIFEST, save_composite, whole_state
@@ -18,9 +18,10 @@ from voicetextblender.progress import show_progress
 from voicetextblender.train.checkpoint import CheckpointStore
 from voicetextblender.train.compiling import no_silent_fallback
 from voicetextblender.train.distributed import Ranks, join_ranks
+from voicetextblender.train.flops import count_flops
 from voicetextblender.train.log import RunLog
 from voicetextblender.train.optim import build_optimizer, learning_rate_at, set_learning_rate
-from voicetextblender.train.parallel import check_shard_size, is_sharded, prepare_model
+from voicetextblender.train.parallel import check_shard_size, is_sharded, open_composite, prepare_model, reads_weights
 from voicetextblender.train.profiling import StepTrace
 from voicetextblender.train.recipe import Recipe, recipe_fingerprint
 from voicetextblender.train.run_folder import open_run, write_json
@@ -56,10 +57,10 @@ def train(recipe: Recipe, run_dir: Path, console: Console | None = None, profile
             if ranks.is_first:
                 console.print(f"{run_dir} is already trained to step {recipe.train.steps}", highlight=False)
             return model_dir
-        composite = build_composite(recipe.model, recipe.seed)
+        composite = open_composite(recipe.model, recipe.seed, recipe.train, ranks)
         trace = StepTrace(run_dir / "trace", profiled if ranks.is_first else NO_STEPS)
         _train_steps(recipe, run_dir, composite, ranks, console, trace)
-        tensors = whole_state(composite)
+        tensors = whole_state(composite, is_kept=ranks.is_first)
         if ranks.is_first:
             save_composite(composite, model_dir, tensors)
         ranks.wait()
@@ -80,12 +81,13 @@ def _train_steps(
     trace.check(first, config.steps)
     if not is_sharded(config, ranks):
         model.to(ranks.device)
-    if first == 0 and recipe.model.warm_start == "ctc":
+    if first == 0 and recipe.model.warm_start == "ctc" and reads_weights(config, ranks):
         num_steps = math.ceil(WARM_START_CONVERSATIONS / loader.plan.conversations_per_step)
         heard = (batch for loaded in loader.steps(0, num_steps) for batch in loaded.batches)
         explained = warm_start_adapter(composite, recipe.model.speech_encoder, heard)
         if ranks.is_first:
             console.print(f"warm start: the adapter gives {explained:.0%} of what the CTC head hears", highlight=False)
+    flops = count_flops(model)
     parallel = prepare_model(composite, config, ranks, recipe.data.pack)
     parameters = trainable_parameters(model)
     optimizer = build_optimizer(parameters, config.optim)
@@ -106,7 +108,8 @@ def _train_steps(
                 result = run_step(
                     composite, optimizer, list(parameters.values()), loaded.batches, config, parallel, recipe.seed, step
                 )
-            log.write(step, result, rows, learning_rate, ranks.device, loaded.waited_s)
+            operations = ranks.sum_number(flops.of_batches(loaded.batches, composite.num_encoder_frames))
+            log.write(step, result, rows, learning_rate, ranks.device, operations, loaded.waited_s)
             is_due = config.checkpoint_every and (step + 1) % config.checkpoint_every == 0
             if is_due or step + 1 == config.steps:
                 store.save(step + 1, parameters, optimizer)

@@ -1,11 +1,11 @@
 """How much memory a training takes on each GPU, from shapes alone.
 
-Weights are fp32, and under bf16 autograd keeps a cast copy of every weight, frozen or not, that the backward pass
-multiplies by; gradients and AdamW's two moments are fp32. Activations are
-what the backward pass needs of a microbatch that is all audio, with attention that keeps no scores. Their coefficients
-were measured: bytes that autograd keeps per token and layer under bf16 autocast, as a linear function of the widths.
-Kernels that fuse operations keep less, so this is a safe side; what the allocator wastes and the libraries take
-(1 to 2 GB) is not in it.
+Weights are fp32, and under bf16 autograd keeps a cast copy of every one that the backward pass multiplies by; but the
+frozen matrices of an LLM are stored in bf16 alone. Gradients and AdamW's two moments are fp32. Activations are what the
+backward pass needs of a microbatch that is all audio, with attention that keeps no scores. Their coefficients were
+measured: bytes that autograd keeps per token and layer under bf16 autocast, as a linear function of the widths. Kernels
+that fuse operations keep less, so this is a safe side; what the allocator wastes and the libraries take (1 to 2 GB) is
+not in it.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from voicetextblender.model.loss import POSITIONS_PER_CHUNK
 from voicetextblender.model.skeleton import Skeleton
 from voicetextblender.train.config import Recomputed
 from voicetextblender.train.recipe import Recipe
+from voicetextblender.train.rounding import frozen_matrices
 from voicetextblender.units import seconds_to_samples
 
 FP32, BF16 = 4, 2
@@ -61,13 +62,14 @@ def estimate_memory(skeleton: Skeleton, recipe: Recipe, num_shards: int) -> Memo
     num_trained = sum(p.numel() for p in parameters if p.requires_grad)
     is_bf16 = recipe.train.precision == "bf16"
     gathered = _num_gathered(skeleton) * (BF16 if is_bf16 else FP32) if num_shards > 1 else 0
-    casts = BF16 * _num_in_backward(skeleton) if is_bf16 and num_shards == 1 else 0
+    num_rounded = sum(layer.weight.numel() for layer in frozen_matrices(skeleton.model, recipe.model)) if is_bf16 else 0
+    casts = BF16 * (_num_in_backward(skeleton) - num_rounded) if is_bf16 and num_shards == 1 else 0
     tokens = recipe.data.max_tokens_per_microbatch
     longest = min(seconds_to_samples(recipe.data.max_clip_s), _samples_of(skeleton.num_audio_tokens, tokens))
     widening = 1 if is_bf16 else FP32 / BF16
     head = skeleton.model.config.text_config
     return Memory(
-        weights=FP32 * num_weights / num_shards + casts + gathered,
+        weights=(FP32 * (num_weights - num_rounded) + BF16 * num_rounded) / num_shards + casts + gathered,
         gradients=FP32 * num_trained / num_shards,
         optimizer=MOMENTS * FP32 * num_trained / num_shards,
         llm_activations=widening * tokens * _llm_bytes(head, recipe),

@@ -21,12 +21,15 @@ from voicetextblender.audio.groups import group_by_length
 from voicetextblender.batch import Batch, empty_batch
 from voicetextblender.errors import RunError, describe
 from voicetextblender.model.blocks import blocks_of, recompute
-from voicetextblender.model.build import Composite
+from voicetextblender.model.build import Composite, ModelConfig, build_composite
 from voicetextblender.model.modeling import VoiceTextBlenderForConditionalGeneration
 from voicetextblender.model.packing import check_packing, choose_attention
+from voicetextblender.model.skeleton import build_empty_composite
 from voicetextblender.train.compiling import compile_layers
 from voicetextblender.train.config import TrainConfig, precision_context
 from voicetextblender.train.distributed import Ranks
+from voicetextblender.train.filling import check_same_modules, fill_shards, values_of
+from voicetextblender.train.rounding import round_frozen_matrices
 
 ResultT = TypeVar("ResultT")
 
@@ -108,6 +111,16 @@ def is_sharded(config: TrainConfig, ranks: Ranks) -> bool:
     return ranks.num_ranks > 1 and config.parallel != "ddp"
 
 
+def reads_weights(config: TrainConfig, ranks: Ranks) -> bool:
+    """Whether this rank reads the base models; of a model in shards the first one does, for all."""
+    return ranks.is_first or not is_sharded(config, ranks)
+
+
+def open_composite(model: ModelConfig, seed: int, config: TrainConfig, ranks: Ranks) -> Composite:
+    """The model of a recipe, without values where another rank reads them: `parallelise` gives each rank its shards."""
+    return build_composite(model, seed) if reads_weights(config, ranks) else build_empty_composite(model)
+
+
 def prepare_model(composite: Composite, config: TrainConfig, ranks: Ranks, packs: bool) -> ParallelModel:
     """The model on the devices of the ranks, computing as the recipe says.
 
@@ -123,6 +136,8 @@ def prepare_model(composite: Composite, config: TrainConfig, ranks: Ranks, packs
     for name, part in parts.items():
         if getattr(config.activation_checkpointing, name):
             recompute(part)
+    if config.precision == "bf16":
+        round_frozen_matrices(composite.model, composite.config)
     parallel = parallelise(composite.model, config, ranks)
     if packs:
         with precision_context(config, ranks.device):
@@ -135,11 +150,16 @@ def prepare_model(composite: Composite, config: TrainConfig, ranks: Ranks, packs
 def parallelise(model: VoiceTextBlenderForConditionalGeneration, config: TrainConfig, ranks: Ranks) -> ParallelModel:
     """Bring the model to the device of this rank, as `train.parallel` says.
 
-    Sharded, block after block goes there, and the whole of it never does: the model should still be in host memory.
+    Sharded, block after block goes there, and the whole of it never does: on the first rank the model should still be
+    in host memory. Its values are taken; on other ranks they need not be set.
+
+    Raises:
+        ModelError: the ranks have different models.
     """
     entrance = Entrance(model)
     if is_sharded(config, ranks):
-        _shard(entrance, model, config, _make_mesh(config, ranks))
+        check_same_modules(model, ranks)
+        _shard(entrance, model, config, ranks)
         return ParallelModel(entrance, ranks)
     entrance.to(ranks.device)
     if ranks.num_ranks == 1:
@@ -195,11 +215,12 @@ def _make_mesh(config: TrainConfig, ranks: Ranks) -> DeviceMesh:
 
 
 def _shard(
-    entrance: Entrance, model: VoiceTextBlenderForConditionalGeneration, config: TrainConfig, mesh: DeviceMesh
+    entrance: Entrance, model: VoiceTextBlenderForConditionalGeneration, config: TrainConfig, ranks: Ranks
 ) -> None:
     """Shards of fp32 weights, gathered a block at a time; under bf16 in bf16, with gradients summed in fp32."""
     model.to(memory_format=torch.contiguous_format)
-    composite = model.model
+    whole = values_of(model) if ranks.is_first else {}
+    composite, mesh = model.model, _make_mesh(config, ranks)
     if config.precision == "bf16":
         # Statistics of batch normalisation are buffers and stay in fp32, so its weights must.
         for norm in [module for module in model.modules() if isinstance(module, _BatchNorm)]:
@@ -211,3 +232,6 @@ def _shard(
         for block in blocks_of(part):
             fully_shard(block, mesh=mesh, mp_policy=policy)
     fully_shard(entrance, mesh=mesh, mp_policy=policy)
+    if not ranks.is_first:
+        entrance.to_empty(device=ranks.device)
+    fill_shards(model, whole, ranks)

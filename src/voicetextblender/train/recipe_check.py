@@ -14,11 +14,16 @@ from torch import nn
 
 from voicetextblender.audio.storage import is_remote
 from voicetextblender.data.readers.files import expand_paths
+from voicetextblender.errors import RunError, describe, describe_many
+from voicetextblender.model.encoders.nemo_archive import SUFFIX
 from voicetextblender.model.lora import LoraSettings
 from voicetextblender.model.skeleton import Skeleton, build_skeleton, is_on_this_machine, num_lora_parameters
 from voicetextblender.model.trainable import part_of
 from voicetextblender.train.recipe import Count, Recipe
 from voicetextblender.units import SAMPLING_RATE, seconds_to_samples
+
+HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+"""What may be the name of a model on a hub."""
 
 
 class PartCount(NamedTuple):
@@ -46,6 +51,8 @@ class Need(NamedTuple):
     found: str
     is_there: bool
     fix: str
+    is_fetched: bool = False
+    """Whether a training downloads it."""
 
 
 @dataclass(frozen=True)
@@ -111,14 +118,8 @@ def group_tensors(skeleton: Skeleton) -> list[TensorGroup]:
 
 def list_needs(recipe: Recipe, num_gpus: int) -> Iterator[Need]:
     """Models, data, packages and GPUs, whether they are there or not."""
-    for what, path in (("LLM", recipe.model.llm), ("speech encoder", recipe.model.speech_encoder)):
-        fix = "Download it, or name its folder in the recipe"
-        yield Need(f"{what} {path}", *_tell(is_on_this_machine(path), "on this machine", "not on this machine"), fix)
-    for source in recipe.data.all_sources.values():
-        if source.weight > 0:
-            yield _need_files(f"data {source.name}", source.path, f"Set data.sources.{source.name}.path")
-            if source.tars is not None:
-                yield _need_files(f"data {source.name}, tars", source.tars, f"Set data.sources.{source.name}.tars")
+    yield from _need_models(recipe)
+    yield from _need_data(recipe)
     for name, row in (recipe.evaluate.rows if recipe.evaluate else {}).items():
         manifest = row.reader.path if row.reader else row.manifest
         if manifest is not None:
@@ -133,6 +134,46 @@ def list_needs(recipe: Recipe, num_gpus: int) -> Iterator[Need]:
     if size := recipe.train.shard_size:
         fix = f"Take a multiple of {size} GPUs, or change train.shard_size"
         yield Need(f"groups of {size} GPUs", *_tell(num_gpus % size == 0, "whole", f"{num_gpus} GPUs"), fix)
+
+
+def refuse_missing(recipe: Recipe, needs_data: bool = True) -> None:
+    """Before a model is built or the hub is asked: are the files there that nothing else can bring?
+
+    Args:
+        needs_data: false where models are enough.
+
+    Raises:
+        RunError: they are not; all that is missing at once.
+    """
+    data = _need_data(recipe) if needs_data else ()
+    missing = [need for need in (*data, *_need_models(recipe)) if not need.is_there]
+    if any(not need.is_fetched for need in missing):
+        expected = f"a training of {recipe.name} needs it"
+        problems = [describe(need.what, need.found, expected, need.fix) for need in missing]
+        raise RunError(describe_many(problems, limit=8))
+
+
+def _need_models(recipe: Recipe) -> Iterator[Need]:
+    for what, key in (("LLM", "llm"), ("speech encoder", "speech_encoder")):
+        path = getattr(recipe.model, key)
+        found = _tell(is_on_this_machine(path), "on this machine", "not on this machine")
+        if HUB_NAME.fullmatch(path) and not path.endswith(SUFFIX):
+            fix = f"It is fetched from the hub when the training starts; or set model.{key} to its folder"
+            yield Need(f"{what} {path}", *found, fix, is_fetched=True)
+        else:
+            yield Need(f"{what} {path}", *found, _made_by_mini(path) or f"Download it, and set model.{key} to its path")
+
+
+def _need_data(recipe: Recipe) -> Iterator[Need]:
+    for source in recipe.data.all_sources.values():
+        if source.weight > 0:
+            yield _need_files(f"data {source.name}", source.path, f"Set data.sources.{source.name}.path")
+            if source.tars is not None:
+                yield _need_files(f"data {source.name}, tars", source.tars, f"Set data.sources.{source.name}.tars")
+
+
+def _made_by_mini(path: str) -> str | None:
+    return "Make it with `vtb prepare mini`" if path.startswith("runs/mini/") else None
 
 
 def audio_tokens_per_second(skeleton: Skeleton) -> float:
@@ -167,7 +208,7 @@ def _need_files(what: str, path: str, fix: str) -> Need:
     paths = expand_paths(path)
     missing = sum(not Path(one).exists() for one in paths)
     found = f"{missing} of {len(paths)} missing" if missing and len(paths) > 1 else "not there"
-    return Need(f"{what}: {path}", *_tell(bool(paths) and not missing, "there", found), fix)
+    return Need(f"{what}: {path}", *_tell(bool(paths) and not missing, "there", found), _made_by_mini(path) or fix)
 
 
 def _tell(is_there: bool, yes: str, no: str) -> tuple[str, bool]:

@@ -120,7 +120,7 @@ def test_replacements_do_not_depend_on_workers(build: Any, tmp_path: Path, num_w
     here = list(build().steps(0, 7))
     there = list(build(num_workers).steps(0, 7))
     assert_same([one.batches for one in there], [one.batches for one in here])
-    assert [one[1:] for one in there] == [one[1:] for one in here]
+    assert [one[1:4] for one in there] == [one[1:4] for one in here]  # the time that was waited may differ
     assert_same(batches_of(build(num_workers).steps(4, 7)), [one.batches for one in here[4:]])
 
 

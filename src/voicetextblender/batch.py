@@ -129,24 +129,24 @@ def collate(
     assert len(rendered) == len(waveforms) == len(clip_keys) == len(tasks) == sum(row_sizes)
     places = _place([len(conversation.token_ids) for conversation in rendered], row_sizes)
     shape = (len(row_sizes), max(tokens.stop for _, tokens in places))
-    token_ids = torch.zeros(shape, dtype=torch.int64)
-    position_ids = torch.zeros(shape, dtype=torch.int64)
-    conversation_ids = torch.full(shape, PADDING)
-    supervision_mask = torch.zeros(shape, dtype=torch.bool)
-    audio_mask = torch.zeros(shape, dtype=torch.bool)
+    token_ids = np.zeros(shape, np.int64)
+    position_ids = np.zeros(shape, np.int64)
+    conversation_ids = np.full(shape, PADDING)
+    supervision_mask = np.zeros(shape, np.bool_)
+    audio_mask = np.zeros(shape, np.bool_)
     for number, (conversation, (row, tokens)) in enumerate(zip(rendered, places, strict=True)):
-        token_ids[row, tokens] = torch.from_numpy(conversation.token_ids)
-        position_ids[row, tokens.start :] = torch.arange(shape[1] - tokens.start)
+        token_ids[row, tokens] = conversation.token_ids
+        position_ids[row, tokens.start :] = np.arange(shape[1] - tokens.start)
         conversation_ids[row, tokens] = number
-        supervision_mask[row, tokens] = torch.from_numpy(conversation.supervision_mask)
+        supervision_mask[row, tokens] = conversation.supervision_mask
         for start, length in conversation.audio_spans:
             audio_mask[row, tokens.start + start : tokens.start + start + length] = True
     batch = Batch(
-        token_ids=token_ids,
-        position_ids=position_ids,
-        conversation_ids=conversation_ids,
-        supervision_mask=supervision_mask,
-        audio_mask=audio_mask,
+        token_ids=torch.from_numpy(token_ids),
+        position_ids=torch.from_numpy(position_ids),
+        conversation_ids=torch.from_numpy(conversation_ids),
+        supervision_mask=torch.from_numpy(supervision_mask),
+        audio_mask=torch.from_numpy(audio_mask),
         num_audio_tokens=tuple(length for conversation in rendered for _, length in conversation.audio_spans),
         waveforms=tuple(torch.from_numpy(waveform) for clips in waveforms for waveform in clips),
         clip_keys=tuple(key for keys in clip_keys for key in keys),

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from tests.data.rows import WriteManifest, audio_row, text_row, write_tone
-from voicetextblender.audio.lengths import num_audio_tokens
+from voicetextblender.audio.lengths import Stage, TokenCount, num_audio_tokens
 from voicetextblender.audio.waveform import read_waveform
+from voicetextblender.chat.conversation import AudioPart
 from voicetextblender.chat.render import Renderer
 from voicetextblender.data import index as index_module
 from voicetextblender.data import measure
@@ -25,9 +26,10 @@ from voicetextblender.data.measure import (
     TOO_MANY_TOKENS,
     Geometry,
     Limits,
+    measure_clip,
 )
 from voicetextblender.data.sources import SourceConfig, open_source
-from voicetextblender.errors import DataError
+from voicetextblender.errors import AudioError, DataError
 from voicetextblender.files import fingerprint
 
 LIMITS = Limits(max_conversation_tokens=2048, max_clip_s=40.0)
@@ -240,3 +242,20 @@ def test_progress_is_told_in_bytes(write_manifest: WriteManifest, open_manifest:
     open_manifest(path, report=lambda done, total: told.append((done, total)), num_workers=num_workers)
     size = path.stat().st_size
     assert len(told) >= 3 and told == sorted(told) and told[-1] == (size, size)
+
+
+@pytest.mark.parametrize(
+    ("stages", "shortest"),
+    [
+        (((400, 160), (2, 2)), 560),  # W2V-BERT: two frames of 25 ms, 10 ms apart
+        (((10, 5), (3, 2), (3, 2), (3, 2), (3, 2), (2, 2), (2, 2)), 400),  # wav2vec2
+        (((160, 160),), 160),
+    ],
+)
+def test_a_clip_has_what_the_encoder_needs(stages: tuple[tuple[int, int], ...], shortest: int) -> None:
+    geometry = Geometry(TokenCount(tuple(Stage(*stage) for stage in stages)), "made up")
+    assert geometry.shortest_clip == shortest
+    assert measure_clip(AudioPart(None, waveform=np.zeros(shortest, np.float32)), geometry, "here") == shortest
+    text = rf"here: audio '.*' is {shortest - 1} samples long; the encoder takes at least {shortest} samples \(\d+ ms\)"
+    with pytest.raises(AudioError, match=text):
+        measure_clip(AudioPart(None, waveform=np.zeros(shortest - 1, np.float32)), geometry, "here")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from tests.data.rows import WriteManifest, audio_row, text_row, write_tone
 from voicetextblender.chat.render import Renderer
+from voicetextblender.data import survey as survey_module
 from voicetextblender.data.blend import Blend
 from voicetextblender.data.index import SourceIndex, open_index
 from voicetextblender.data.measure import Geometry, Limits
@@ -50,12 +52,29 @@ def test_survey_tells_what_rows_are(index: SourceIndex) -> None:
 
 
 def test_survey_is_the_same_in_processes_and_without_an_index(index: SourceIndex) -> None:
-    (alone,), (shared,) = survey_indexes([index]), survey_indexes([index], num_workers=2)
+    (alone,) = survey_indexes([index])
+    for stored in index.stem.parent.glob("survey-*"):
+        stored.unlink()
+    (shared,) = survey_indexes([index], num_workers=2)
     bare = survey_source(index.source)
     for name in ("task", "language", "words", "exact", "spoken", "clips"):
         np.testing.assert_array_equal(getattr(alone, name), getattr(shared, name))
         np.testing.assert_array_equal(getattr(alone, name), getattr(bare, name))
     assert len(survey_source(index.source, max_rows=2)) == 2
+
+
+def test_survey_is_read_once(index: SourceIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    (first,) = survey_indexes([index])
+    shorter = SourceIndex(index.source, index.stem, Limits(2048, 1.5))
+    (other,) = survey_indexes([shorter])
+    assert (len(first), len(other)) == (5, 4)
+    monkeypatch.setattr(survey_module, "_survey_range", lambda *arguments: 1 // 0)
+    for stored, made in zip(survey_indexes([index, shorter]), (first, other), strict=True):
+        for field in fields(made):
+            np.testing.assert_array_equal(getattr(stored, field.name), getattr(made, field.name))
+    index.source.config = index.source.config.model_copy(update={"task": "mixed"})
+    with pytest.raises(ZeroDivisionError):
+        survey_indexes([index])
 
 
 def test_survey_counts_what_it_cannot_read(write_manifest: WriteManifest) -> None:

@@ -17,6 +17,7 @@ import pytest
 
 from tests.data.rows import WriteManifest, audio_row, write_tone
 from tests.data.test_loader import assert_same, batches_of
+from voicetextblender.audio.waveform import Allocate
 from voicetextblender.chat.conversation import AudioPart
 from voicetextblender.chat.render import Renderer
 from voicetextblender.data import reading
@@ -54,10 +55,10 @@ def build(tmp_path: Path, write_manifest: WriteManifest, renderer: Renderer, geo
 def misread(monkeypatch: pytest.MonkeyPatch, *numbers: int, how: Callable[[], Any]) -> None:
     """Let something happen instead of reading the clips of these rows, in this process and those forked from it."""
 
-    def read(clip: AudioPart, where: str | None = None) -> np.ndarray:
+    def read(clip: AudioPart, where: str, allocate: Allocate) -> np.ndarray:
         if int(Path(clip.path or "").stem) in numbers:
             how()
-        return real_read(clip, where)
+        return real_read(clip, where, allocate)
 
     monkeypatch.setattr(reading, "read_clip", read)
 

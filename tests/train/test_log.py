@@ -45,10 +45,11 @@ def test_speed_is_told_for_all_and_for_each_gpu(tmp_path: Path, monkeypatch: pyt
     clock = iter((10.0, 10.25))
     monkeypatch.setattr(log.time, "monotonic", lambda: next(clock))
     with RunLog(tmp_path, 4, 0, Console(file=io.StringIO()), tensorboard=False, num_ranks=4) as run_log:
-        run_log.write(0, RESULT, ROWS, 1e-3, torch.device("cpu"), 2e12)
+        run_log.write(0, RESULT, ROWS, 1e-3, torch.device("cpu"), 2e12, 0.125)
     entry = json.loads((tmp_path / "log.jsonl").read_text())
     assert (entry["step_s"], entry["tokens_per_s"], entry["audio_s_per_s"]) == (0.25, 160.0, 2.0)
     assert (entry["speech_h_per_gpu_h"], entry["tflops_per_s"], entry["mfu"]) == (0.5, 2.0, None)
+    assert entry["data_wait_s"] == 0.125
 
 
 def test_a_gpu_whose_peak_is_known_has_a_share_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

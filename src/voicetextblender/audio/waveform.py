@@ -5,32 +5,34 @@ libsndfile reads wav, flac, ogg, opus and mp3; PyAV, an optional extra, reads wh
 
 from __future__ import annotations
 
-import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
-from types import ModuleType
-from typing import NoReturn
 
 import numpy as np
 import soundfile
 import soxr
 
+from voicetextblender.audio.audio_file import END_TOLERANCE_S, AudioFile, decode_with_pyav
 from voicetextblender.audio.lengths import HOP_LENGTH, resampled_num_samples
 from voicetextblender.audio.storage import StoredAudio
 from voicetextblender.errors import AudioError, describe
 from voicetextblender.files import write_atomically
 from voicetextblender.units import SAMPLING_RATE, samples_to_seconds, seconds_to_samples
 
-END_TOLERANCE_S = 0.01
-"""How far a segment may reach past the end of its file: manifests round their durations, often to 10 ms."""
-PYAV_TIMEOUT_S = 20.0
-"""How long PyAV may wait for a file to open or a packet to arrive: a broken container can hold it for ever."""
-LEAST_RATE = 1_000
-"""Hz; what has less holds no speech."""
 BLOCK_SAMPLES = 1 << 22
 """Decoded at once, over all channels: 4 minutes of mono at 16 kHz."""
 INT16_SCALE = 32768.0
+EXACT_SUBTYPES = frozenset(("PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32"))
+"""Samples that are stored as whole numbers, in libsndfile's words: none of them can be NaN or infinite."""
+
+Allocate = Callable[[int], np.ndarray]
+"""Gives room for a waveform [samples], float32."""
+
+
+def new_waveform(num_samples: int) -> np.ndarray:
+    """Room for a waveform [samples], float32, whatever stands in it."""
+    return np.empty(num_samples, np.float32)
 
 
 @dataclass(frozen=True)
@@ -51,12 +53,12 @@ def read_audio_info(path: str | Path | StoredAudio, *, where: str | None = None)
     Raises:
         AudioError: the file is missing, or is no audio.
     """
-    clip = _Clip(path, where)
+    clip = AudioFile(path, where)
     file = clip.open()
     try:
         info = soundfile.info(file)
     except soundfile.SoundFileError as error:
-        samples, rate = _decode_with_pyav(clip, file, error)
+        samples, rate = decode_with_pyav(clip, file, error)
         return AudioInfo(len(samples), rate, 1, samples_to_seconds(len(samples), rate))
     clip.check_rate(info.samplerate)
     return AudioInfo(info.frames, info.samplerate, info.channels, samples_to_seconds(info.frames, info.samplerate))
@@ -80,7 +82,7 @@ def count_clip_samples(
     if duration_s is not None:
         return seconds_to_samples(duration_s, sampling_rate)
     info = read_audio_info(path, where=where)
-    start, stop = _Clip(path, where).segment(start_s, None, info.num_samples, info.sampling_rate)
+    start, stop = AudioFile(path, where).segment(start_s, None, info.num_samples, info.sampling_rate)
     return resampled_num_samples(stop - start, info.sampling_rate, sampling_rate)
 
 
@@ -91,6 +93,7 @@ def read_waveform(
     duration_s: float | None = None,
     sampling_rate: int = SAMPLING_RATE,
     where: str | None = None,
+    allocate: Allocate = new_waveform,
 ) -> np.ndarray:
     """Waveform [samples] of a file or of a segment of it: channels averaged, resampled, float32.
 
@@ -100,13 +103,14 @@ def read_waveform(
     Args:
         start_s: >= 0, where the segment starts.
         where: the place that names the file, for errors; the path itself when None.
+        allocate: where decoding writes to; the waveform lies there unless it had to be resampled, averaged or fitted.
 
     Raises:
         AudioError: the file is missing, no audio, empty or broken; a sample is not finite; the segment lies outside
             the file or is shorter than one audio frame.
     """
-    clip = _Clip(path, where)
-    samples, source_rate = _read_segment(clip, start_s, duration_s)
+    clip = AudioFile(path, where)
+    samples, source_rate, is_exact = _read_segment(clip, start_s, duration_s, allocate)
     if duration_s is None:
         num_samples = resampled_num_samples(len(samples), source_rate, sampling_rate)
     else:
@@ -114,14 +118,23 @@ def read_waveform(
     if source_rate != sampling_rate and samples.size:
         samples = np.asarray(soxr.resample(samples, source_rate, sampling_rate), dtype=np.float32)
     waveform = fit_length(samples, num_samples)
-    check_waveform(waveform, clip.place, subject=clip.subject, min_samples=_frame_samples(sampling_rate))
+    shortest = HOP_LENGTH * sampling_rate // SAMPLING_RATE
+    check_waveform(waveform, clip.place, subject=clip.subject, min_samples=shortest, is_finite=is_exact)
     return waveform
 
 
 def check_waveform(
-    waveform: np.ndarray, where: str, *, subject: str = "the audio", min_samples: int = HOP_LENGTH
+    waveform: np.ndarray,
+    where: str,
+    *,
+    subject: str = "the audio",
+    min_samples: int = HOP_LENGTH,
+    is_finite: bool = False,
 ) -> None:
     """Refuse a waveform that no encoder can take.
+
+    Args:
+        is_finite: it is known that all samples are; then none is looked at.
 
     Raises:
         AudioError: not one-dimensional, empty, shorter than one audio frame, or with NaN or infinite samples.
@@ -136,6 +149,8 @@ def check_waveform(
         found = f"{subject} is {waveform.size} samples long"
         expected = f"one audio frame takes {min_samples} samples (10 ms)"
         raise AudioError(describe(where, found, expected, "Remove it, or give a longer segment"))
+    if is_finite:
+        return
     with np.errstate(invalid="ignore", over="ignore"):
         total = waveform.sum()  # finite only if all are, and found much sooner than by looking at each
     num_bad = 0 if np.isfinite(total) else int(waveform.size - np.isfinite(waveform).sum())
@@ -178,65 +193,10 @@ def write_waveform(path: str | Path, waveform: np.ndarray, sampling_rate: int = 
         soundfile.write(str(temporary), samples.astype(np.int16), sampling_rate, subtype="PCM_16")
 
 
-@dataclass(frozen=True)
-class _Clip:
-    """A file and how errors speak of it."""
-
-    path: str | Path | StoredAudio
-    where: str | None
-
-    @property
-    def place(self) -> str:
-        return self.where or str(self.path)
-
-    @property
-    def subject(self) -> str:
-        return f"audio '{self.path}'" if self.where else "the audio"
-
-    def refuse(self, found: str, expected: str, fix: str) -> NoReturn:
-        raise AudioError(describe(self.place, f"{self.subject} {found}", expected, fix))
-
-    def open(self) -> str | BytesIO:
-        """What decoders take: the path of a plain file, or the encoded file in memory. It is there and not empty."""
-        if isinstance(self.path, StoredAudio):
-            try:
-                file = self.path.open()
-            except OSError as error:
-                self.refuse(f"cannot be read ({error})", "an audio file is needed", "Correct the path")
-            is_empty = not file.getbuffer().nbytes
-        else:
-            path = Path(self.path)
-            if not path.is_file():
-                found = "is a folder" if path.is_dir() else "does not exist"
-                self.refuse(found, "an audio file is needed", "Correct the path")
-            is_empty = path.stat().st_size == 0
-        if is_empty:
-            self.refuse("is an empty file (0 bytes)", "an audio file is needed", "Make the file again, or remove it")
-        return file if isinstance(self.path, StoredAudio) else str(self.path)
-
-    def check_rate(self, rate: int) -> None:
-        """Refuse a broken header, whose few samples would become many."""
-        if rate < LEAST_RATE:
-            self.refuse(f"has {rate} samples a second", f"at least {LEAST_RATE} Hz are needed", "Make the file again")
-
-    def segment(self, start_s: float, duration_s: float | None, num_samples: int, rate: int) -> tuple[int, int]:
-        """First sample and the one after the last, at `rate`; the end is that of the file if it is hardly beyond."""
-        if num_samples == 0:
-            self.refuse("is empty (0 samples)", "at least one audio frame (10 ms) is needed", "Remove it")
-        start = seconds_to_samples(start_s, rate)
-        stop = num_samples if duration_s is None else start + seconds_to_samples(duration_s, rate)
-        tolerance = seconds_to_samples(END_TOLERANCE_S, rate)
-        if start < 0 or start >= num_samples or stop < start or stop > num_samples + tolerance:
-            until = "the end" if duration_s is None else f"{start_s + duration_s:.3f} s"
-            found = (
-                f"is {samples_to_seconds(num_samples, rate):.3f} s long and the segment is {start_s:.3f} s to {until}"
-            )
-            self.refuse(found, "a segment lies inside its file", "Correct start and duration")
-        return start, min(stop, num_samples)
-
-
-def _read_segment(clip: _Clip, start_s: float, duration_s: float | None) -> tuple[np.ndarray, int]:
-    """Mono samples of the segment at the file's own rate, and that rate."""
+def _read_segment(
+    clip: AudioFile, start_s: float, duration_s: float | None, allocate: Allocate
+) -> tuple[np.ndarray, int, bool]:
+    """Mono samples of the segment at the file's own rate, that rate, and whether the file holds whole numbers."""
     opened = clip.open()
     try:
         with soundfile.SoundFile(opened) as file:
@@ -245,20 +205,23 @@ def _read_segment(clip: _Clip, start_s: float, duration_s: float | None) -> tupl
             start, stop = clip.segment(start_s, duration_s, file.frames, rate)
             if start:
                 file.seek(start)
-            samples = _read_mono(file, stop - start)
+            samples = _read_mono(file, stop - start, allocate)
+            is_exact = file.subtype in EXACT_SUBTYPES
     except soundfile.SoundFileError as error:
-        decoded, rate = _decode_with_pyav(clip, opened, error)
+        decoded, rate = decode_with_pyav(clip, opened, error)
         start, stop = clip.segment(start_s, duration_s, len(decoded), rate)
-        samples = decoded[start:stop]
+        samples, is_exact = decoded[start:stop], False
     if stop - start - len(samples) > seconds_to_samples(END_TOLERANCE_S, rate):
         found = f"breaks off after {samples_to_seconds(start + len(samples), rate):.3f} s"
         expected = f"its header promises at least {samples_to_seconds(stop, rate):.3f} s"
         clip.refuse(found, expected, "Make or fetch the file again")
-    return samples, rate
+    return samples, rate, is_exact
 
 
-def _read_mono(file: soundfile.SoundFile, num_frames: int) -> np.ndarray:
+def _read_mono(file: soundfile.SoundFile, num_frames: int, allocate: Allocate) -> np.ndarray:
     """The next frames, channels averaged; in blocks, since a broken header may promise more than memory holds."""
+    if file.channels == 1 and num_frames <= BLOCK_SAMPLES:
+        return file.read(out=allocate(num_frames))
     block = max(1, BLOCK_SAMPLES // file.channels)
     blocks = []
     while num_frames > 0:
@@ -268,37 +231,6 @@ def _read_mono(file: soundfile.SoundFile, num_frames: int) -> np.ndarray:
     return blocks[0] if len(blocks) == 1 else np.concatenate([np.zeros(0, np.float32), *blocks])
 
 
-def _decode_with_pyav(clip: _Clip, file: str | BytesIO, first_error: Exception) -> tuple[np.ndarray, int]:
-    """All samples of a file that libsndfile cannot read, channels averaged, and their rate."""
-    av = _import_pyav(clip, first_error)
-    if isinstance(file, BytesIO):
-        file.seek(0)
-    try:
-        with av.open(file, timeout=PYAV_TIMEOUT_S) as container:
-            stream = next(iter(container.streams.audio), None)
-            if stream is None:
-                raise ValueError("no audio stream")
-            resampler = av.AudioResampler(format="fltp")
-            frames = [*container.decode(stream), None]
-            chunks = [out.to_ndarray().mean(axis=0) for frame in frames for out in resampler.resample(frame)]
-            samples = np.concatenate(chunks).astype(np.float32) if chunks else np.zeros(0, np.float32)
-            return samples, int(stream.codec_context.sample_rate)
-    except (av.FFmpegError, ValueError) as error:
-        clip.refuse(f"cannot be decoded ({error})", "an audio file is needed", "Check the file, or make it again")
-
-
-def _import_pyav(clip: _Clip, first_error: Exception) -> ModuleType:
-    try:
-        return importlib.import_module("av")
-    except ImportError:
-        reason = str(first_error).rsplit(": ", 1)[-1].rstrip(".")
-        clip.refuse(
-            f"cannot be read by libsndfile ({reason})",
-            "wav, flac, ogg, opus or mp3 is needed",
-            "Check the file, or, for webm, m4a and the like, install PyAV: pip install 'voicetextblender[av]'",
-        )
-
-
 def fit_length(samples: np.ndarray, num_samples: int) -> np.ndarray:
     """Crop or pad with silence: resampling and rounded durations leave a few samples too many or too few."""
     if len(samples) == num_samples:
@@ -306,7 +238,3 @@ def fit_length(samples: np.ndarray, num_samples: int) -> np.ndarray:
     fitted = np.zeros(num_samples, dtype=np.float32)
     fitted[: len(samples)] = samples[:num_samples]
     return fitted
-
-
-def _frame_samples(sampling_rate: int) -> int:
-    return HOP_LENGTH * sampling_rate // SAMPLING_RATE

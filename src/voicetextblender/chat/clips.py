@@ -7,19 +7,29 @@ import os
 import numpy as np
 
 from voicetextblender.audio.storage import StoredAudio, is_remote
-from voicetextblender.audio.waveform import count_clip_samples, read_audio_info, read_waveform
+from voicetextblender.audio.waveform import (
+    Allocate,
+    count_clip_samples,
+    new_waveform,
+    read_audio_info,
+    read_waveform,
+)
 from voicetextblender.chat.conversation import AudioPart
 
 
-def read_clip(part: AudioPart, where: str | None = None) -> np.ndarray:
+def read_clip(part: AudioPart, where: str | None = None, allocate: Allocate = new_waveform) -> np.ndarray:
     """Waveform `[samples]` at 16 kHz of an audio part, from memory or from its file.
+
+    Args:
+        allocate: As for `read_waveform`.
 
     Raises:
         AudioError: A file that cannot be read; the message begins with `where`.
     """
     if part.waveform is not None:
         return part.waveform
-    return read_waveform(stored_audio(part), start_s=part.start_s, duration_s=part.duration_s, where=where)
+    audio = stored_audio(part)
+    return read_waveform(audio, start_s=part.start_s, duration_s=part.duration_s, where=where, allocate=allocate)
 
 
 def count_samples(part: AudioPart, where: str | None = None) -> int:

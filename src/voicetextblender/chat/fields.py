@@ -13,9 +13,9 @@ from voicetextblender.errors import DataError, describe
 
 def check_object(value: Any, known: tuple[str, ...], needed: tuple[str, ...], what: str, where: str) -> None:
     """Raise DataError unless `value` is an object with all `needed` keys and none but the `known` ones."""
-    names = ", ".join(f"'{key}'" for key in known)
     if not isinstance(value, dict):
-        raise refusal(where, f"found {show(value)}", f"{what} is an object with the keys {names}", "Rewrite it")
+        expected = f"{what} is an object with the keys {_list(known)}"
+        raise refusal(where, f"found {show(value)}", expected, "Rewrite it")
     for key in needed:
         if key not in value:
             raise refusal(where, f"{what} lacks '{key}'", f"it must have {_join(needed)}", f"Add '{key}'")
@@ -23,7 +23,7 @@ def check_object(value: Any, known: tuple[str, ...], needed: tuple[str, ...], wh
         if key not in known:
             near = get_close_matches(str(key), known, n=1)
             fix = f"Write '{near[0]}'" if near else "Remove it, or put it under the conversation's 'metadata'"
-            raise refusal(where, f"{what} has the unknown key '{key}'", f"known keys are {names}", fix)
+            raise refusal(where, f"{what} has the unknown key '{key}'", f"known keys are {_list(known)}", fix)
 
 
 def take_text(row: Mapping[str, Any], key: str, where: str, may_be_empty: bool = False) -> str:
@@ -54,6 +54,10 @@ def take_count(row: Mapping[str, Any], key: str, where: str) -> int | None:
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
         raise refusal(where, f"'{key}' is {show(value)}", "a whole number, at least 0, is expected", f"Fix '{key}'")
     return value
+
+
+def _list(keys: tuple[str, ...]) -> str:
+    return ", ".join(f"'{key}'" for key in keys)
 
 
 def _join(keys: tuple[str, ...]) -> str:

@@ -304,6 +304,8 @@ class _Writer:
         return Rendered(np.array(self._ids, np.int64), np.array(self._mask, np.bool_), tuple(self._spans))
 
     def _end_run(self, strip_right: bool = False) -> None:
+        if not self._run:
+            return
         text = "".join(self._run)
         self._run.clear()
         if self._strips_next:

@@ -133,19 +133,19 @@ def permute(values: NDArray[np.int64], sizes: int | NDArray[np.int64], keys: UIn
     _, num_bits = np.frexp((ends - np.uint64(1)).astype(np.float64))  # exact below 2^53
     half_bits = np.maximum(1, (num_bits + 1) // 2).astype(np.uint64)
     images = values.astype(np.uint64)
+    round_keys = _mix(keys + np.arange(NUM_ROUNDS, dtype=np.uint64)[:, None])
     outside = np.arange(len(images))
     while len(outside):
-        images[outside] = _feistel(images[outside], half_bits[outside], keys[outside])
+        images[outside] = _feistel(images[outside], half_bits[outside], round_keys[:, outside])
         outside = outside[images[outside] >= ends[outside]]
     return images.astype(np.int64)
 
 
-def _feistel(values: UInts, half_bits: UInts, keys: UInts) -> UInts:
+def _feistel(values: UInts, half_bits: UInts, round_keys: UInts) -> UInts:
     mask = (np.uint64(1) << half_bits) - np.uint64(1)
     left, right = values >> half_bits, values & mask
-    for turn in range(NUM_ROUNDS):
-        hashed = _mix(_mix(keys + np.uint64(turn)) ^ right)
-        left, right = right, left ^ (hashed & mask)
+    for keys in round_keys:
+        left, right = right, left ^ (_mix(keys ^ right) & mask)
     return (left << half_bits) | right
 
 

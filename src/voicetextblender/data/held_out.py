@@ -18,7 +18,7 @@ from voicetextblender.audio.storage import is_remote
 from voicetextblender.chat.conversation import AudioPart, Conversation
 from voicetextblender.data.readers.config import By, HeldOutConfig
 from voicetextblender.data.readers.files import AUDIO_SUFFIXES
-from voicetextblender.data.readers.source import Item, RawRow, RowStore, Source, Span
+from voicetextblender.data.readers.source import SPAN_SIZE, Item, RawRow, RowStore, Source, Span
 from voicetextblender.data.survey import open_mapper
 from voicetextblender.errors import DataError, VoiceTextBlenderError, describe
 from voicetextblender.files import write_atomically
@@ -192,8 +192,7 @@ def _place(path: str) -> str:
     """A path as recipes write it, relative to the working directory: the split stays when that is moved."""
     if is_remote(path):
         return path
-    whole, here = os.path.abspath(path), os.getcwd()
-    return os.path.relpath(whole, here) if whole.startswith(here + os.sep) else whole
+    return os.path.abspath(path).removeprefix(os.getcwd() + os.sep)
 
 
 def _bare(path: str) -> str:
@@ -224,37 +223,47 @@ def _load(path: Path) -> NDArray[Any]:
 
 
 def _measure(source: Source, by: By, num_workers: int, report: Report | None) -> KeyTable:
-    ends = np.cumsum([0, *source.store.sizes]).tolist()
     rows: list[NDArray[Any]] = [np.empty(0, ROW)]
     keys: list[NDArray[Any]] = [np.empty(0, KEY)]
-    num_keys = 0
+    num_keys, done, total = 0, 0, sum(source.store.sizes)
     with open_mapper(num_workers) as mapped:
-        for part in mapped(partial(_measure_rows, source, by), _batches(source)):
+        for part, size in mapped(partial(_measure_rows, source, by), _parts(source.store)):
             part.rows["first_key"] += num_keys
             num_keys += len(part.keys)
             rows.append(part.rows)
             keys.append(part.keys)
-            if report is not None and len(part.rows):
-                report(ends[part.rows["file"][-1]] + int(part.rows["offset"][-1]), ends[-1])
-    if report is not None:
-        report(ends[-1], ends[-1])
+            done += size
+            if report is not None:
+                report(min(done, total), total)
     return KeyTable(np.concatenate(rows), np.concatenate(keys))
 
 
-def _batches(source: Source) -> Iterator[list[tuple[int, int, int, int]]]:
-    places = ((raw.file, raw.line, raw.offset, len(raw.content)) for raw in source.scan())
-    while batch := list(islice(places, ROWS_PER_TASK)):
-        yield batch
+def _parts(store: RowStore) -> Iterator[Span | list[tuple[int, int, int, int]]]:
+    """All rows of a store in order: parts of its files, or places of rows where a store cannot cut small."""
+    for span in store.spans():
+        if not span.is_uncut or span.stop - span.start <= SPAN_SIZE:
+            yield span
+            continue
+        places = ((raw.file, raw.line, raw.offset, len(raw.content)) for raw in store.scan(span))
+        while batch := list(islice(places, ROWS_PER_TASK)):
+            yield batch
 
 
-def _measure_rows(source: Source, by: By, places: Sequence[tuple[int, int, int, int]]) -> KeyTable:
+def _measure_rows(source: Source, by: By, part: Span | Sequence[tuple[int, int, int, int]]) -> tuple[KeyTable, int]:
+    """The keys of a part, and its size in the unit of `RowStore.sizes`."""
+    store = source.store
+    if isinstance(part, Span):
+        raws, size = store.scan(part), part.stop - part.start
+    else:
+        raws = (store.fetch(line, offset, num_bytes, file) for file, line, offset, num_bytes in part)
+        size = sum(max(1, num_bytes) for *_, num_bytes in part)
     rows: list[tuple[int, ...]] = []
     keys: list[tuple[int, int, bool]] = []
-    for file, line, offset, num_bytes in places:
+    for raw in raws:
         try:
-            found = keys_of(source.read(line, offset, num_bytes, file), by)
+            found = keys_of(source.parse(raw), by)
         except VoiceTextBlenderError:
             continue
-        rows.append((file, line, offset, num_bytes, len(keys)))
+        rows.append((raw.file, raw.line, raw.offset, len(raw.content), len(keys)))
         keys += found
-    return KeyTable(np.array(rows, ROW), np.array(keys, KEY))
+    return KeyTable(np.array(rows, ROW), np.array(keys, KEY)), size

@@ -99,6 +99,11 @@ class SourceIndex:
         return self.source.name
 
     @property
+    def usable_fingerprint(self) -> str:
+        """Of which rows are usable."""
+        return hashlib.sha256(self._unusable.astype(np.int64).tobytes()).hexdigest()
+
+    @property
     def num_rows(self) -> int:
         """Number of rows of the manifest, usable or not."""
         return len(self._columns["num_tokens"]) + len(self.bad_rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from functools import partial
@@ -14,6 +15,7 @@ import torch
 from pydantic import Field, model_validator
 
 from voicetextblender.audio.distort import AugmentConfig
+from voicetextblender.audio.waveform import Allocate, new_waveform
 from voicetextblender.batch import Batch, collate
 from voicetextblender.chat.render import Renderer
 from voicetextblender.data.augment import Augmenter
@@ -85,12 +87,14 @@ class LoadedStep(NamedTuple):
         num_conversations: those that the plan names.
         row_hash: sum of the hashes of the rows that were read; over all ranks it does not depend on their number.
         failures: draws that could not be read.
+        waited_s: seconds from when it was asked for until it was there.
     """
 
     batches: list[Batch]
     num_conversations: int
     row_hash: int
     failures: list[Failure]
+    waited_s: float = 0.0
 
 
 class Loader:
@@ -139,33 +143,35 @@ class Loader:
             known=known or {},
             where=lambda key: self.indexes[key[0]].where(key[2]),
         )
+        asked_at = time.monotonic()
         for arrays, loaded in made:
-            yield loaded._replace(batches=[_from_arrays(values) for values in arrays])
+            batches = [_from_arrays(values) for values in arrays]
+            yield loaded._replace(batches=batches, waited_s=time.monotonic() - asked_at)
+            asked_at = time.monotonic()
 
     def load(self, step: int, rank: int = 0, num_ranks: int = 1) -> list[Batch]:
         """The microbatches of one rank for one step, made here and now, without a time limit."""
-        return self._make_step(step, {}, lambda key: None, rank, num_ranks).batches
+        return self._make_step(step, {}, lambda key: None, new_waveform, rank, num_ranks).batches
 
     def _make_arrays(
-        self, step: int, known: Known, tell: Tell, rank: int, num_ranks: int
+        self, step: int, known: Known, tell: Tell, allocate: Allocate, rank: int, num_ranks: int
     ) -> tuple[list[dict[str, Any]], LoadedStep]:
         """A step on its way from a worker: its batches apart, as arrays."""
-        loaded = self._make_step(step, known, tell, rank, num_ranks)
+        loaded = self._make_step(step, known, tell, allocate, rank, num_ranks)
         return [_to_arrays(batch) for batch in loaded.batches], loaded._replace(batches=[])
 
-    def _make_step(self, step: int, known: Known, tell: Tell, rank: int, num_ranks: int) -> LoadedStep:
-        batches: list[Batch] = []
-        failures: list[Failure] = []
-        num_conversations, row_hash = 0, 0
-        for microbatch in self.plan.step(step, rank, num_ranks):
-            rows = [[self.reader.read(draw, known, tell) for draw in row] for row in microbatch]
-            failures += [failure for row in rows for _, failed in row for failure in failed]
-            read = [[example for example, _ in row if example] for row in rows]
-            num_conversations += sum(map(len, rows))
-            row_hash += sum(self.reader.row_hash(example.draw) for row in read for example in row)
-            if any(read):
-                batches.append(_collate([row for row in read if row]))
-        return LoadedStep(batches, num_conversations, row_hash, failures)
+    def _make_step(
+        self, step: int, known: Known, tell: Tell, allocate: Allocate, rank: int, num_ranks: int
+    ) -> LoadedStep:
+        microbatches = self.plan.step(step, rank, num_ranks)
+        draws = [draw for rows in microbatches for row in rows for draw in row]
+        read = self.reader.read_all(draws, known, tell, allocate)
+        failures = [failure for _, failed in read for failure in failed]
+        row_hash = sum(self.reader.row_hash(heard.draw) for heard, _ in read if heard)
+        examples = {draw: self.reader.render(heard) for draw, (heard, _) in zip(draws, read, strict=True) if heard}
+        full = [[[examples[draw] for draw in row if draw in examples] for row in rows] for rows in microbatches]
+        batches = [_collate(rows) for rows in full if any(rows)]
+        return LoadedStep(batches, len(draws), row_hash, failures)
 
 
 def build_loader(
@@ -227,20 +233,18 @@ def open_indexes(
 
 def _collate(rows: Sequence[Sequence[Example]]) -> Batch:
     examples = list(chain.from_iterable(rows))
+    """The examples of each row; rows without any are left out."""
     return collate(
         [example.rendered for example in examples],
         [example.waveforms for example in examples],
         [example.clip_keys for example in examples],
         [example.task for example in examples],
-        [len(row) for row in rows],
+        [len(row) for row in rows if row],
     )
 
 
 def _to_arrays(batch: Batch) -> dict[str, Any]:
-    """The fields of a batch, for the way through a pipe, with an array for each tensor.
-
-    Tensors would each take a file descriptor and room in /dev/shm, which may be tiny.
-    """
+    """The fields of a batch with an array for each tensor: tensors take their own, slower way between processes."""
     values = {field.name: getattr(batch, field.name) for field in fields(batch)}
     return _change_each(values, lambda value: value.numpy() if isinstance(value, torch.Tensor) else value)
 

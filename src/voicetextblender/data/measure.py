@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -60,6 +62,11 @@ class Geometry:
 
     num_audio_tokens: Callable[[int], int]
     fingerprint: str
+
+    @cached_property
+    def shortest_clip(self) -> int:
+        """Samples at 16 kHz of the shortest clip that takes a token."""
+        return bisect_left(range(LONGEST_CLIP), 1, key=self.num_audio_tokens)
 
 
 class Limits(NamedTuple):
@@ -149,9 +156,10 @@ def _words_of_prompt(conversation: Conversation) -> tuple[Any, ...]:
 def measure_clip(clip: AudioPart, geometry: Geometry, where: str) -> int:
     """Samples of a clip at 16 kHz; the file is opened only if its duration is not given."""
     num_samples = count_samples(clip, where)
-    if num_samples < HOP_LENGTH or geometry.num_audio_tokens(num_samples) < 1:
+    shortest = max(HOP_LENGTH, geometry.shortest_clip)
+    if num_samples < shortest:
         found = f"audio '{clip.path}' is {num_samples} samples long"
-        expected = f"one audio frame takes {HOP_LENGTH} samples (10 ms)"
+        expected = f"the encoder takes at least {shortest} samples ({1e3 * samples_to_seconds(shortest):.0f} ms)"
         raise AudioError(describe(where, found, expected, "Remove it, or give a longer segment"))
     if num_samples > LONGEST_CLIP:
         found = f"audio '{clip.path}' is said to be {samples_to_seconds(num_samples) / 3600:.4g} h long"

@@ -139,11 +139,7 @@ class Plan:
 
     def draws(self, step: int) -> list[Draw]:
         """All conversations of a step in the order of the blend."""
-        columns, positions = self._draws(step)
-        rows = zip(
-            columns.source.tolist(), columns.epoch.tolist(), columns.row.tolist(), positions.tolist(), strict=True
-        )
-        return [Draw(*row) for row in rows]
+        return _name(*self._draws(step))
 
     @property
     def conversations_per_step(self) -> int:
@@ -173,8 +169,8 @@ class Plan:
         return self.blend.draws(step * size, (step + 1) * size), positions
 
     def _share(self, step: int, num_ranks: int) -> list[_Share]:
-        columns, _ = self._draws(step)
-        draws = self.draws(step)
+        columns, positions = self._draws(step)
+        draws = _name(columns, positions)
         if self.speeds is None:
             num_tokens = take_rows([index.num_tokens for index in self.indexes], columns)
             num_audio_tokens = take_rows([index.num_audio_tokens for index in self.indexes], columns)
@@ -182,6 +178,11 @@ class Plan:
             num_tokens, num_audio_tokens = np.array([self.length(draw) for draw in draws], np.int64).T
         places = share_among_ranks(num_tokens, num_audio_tokens, num_ranks, self.config.max_tokens_per_microbatch)
         return [_Share([draws[i] for i in share], num_tokens[share], num_audio_tokens[share]) for share in places]
+
+
+def _name(columns: Draws, positions: Ints) -> list[Draw]:
+    rows = zip(columns.source.tolist(), columns.epoch.tolist(), columns.row.tolist(), positions.tolist(), strict=True)
+    return [Draw(*row) for row in rows]
 
 
 class _Share(NamedTuple):

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from voicetextblender.audio.waveform import Allocate, new_waveform
 from voicetextblender.chat.clips import read_clip
 from voicetextblender.chat.conversation import AudioPart, Conversation, Part
 from voicetextblender.chat.render import Rendered, Renderer
@@ -61,6 +62,28 @@ class Failure:
     replaced_by: str | None = None
 
 
+class Row(NamedTuple):
+    """A row as a draw has it: its place, and its conversation in the words of this epoch."""
+
+    where: str
+    conversation: Conversation
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A draw whose clips are decoded.
+
+    Args:
+        lengths: samples of each clip as it is in its file.
+        waveforms: the clips as they are heard.
+    """
+
+    draw: Draw
+    row: Row
+    lengths: list[int]
+    waveforms: list[np.ndarray]
+
+
 @dataclass(frozen=True)
 class Example:
     """A draw, ready to be collated."""
@@ -104,22 +127,56 @@ class RowReader:
         self.seed = seed
         self.augment = augment
 
-    def read(self, draw: Draw, known: Known, tell: Tell) -> tuple[Example | None, list[Failure]]:
-        """The example of a draw or of its replacement, none if there is none; and the draws that could not be read.
+    def read_all(
+        self, draws: Sequence[Draw], known: Known, tell: Tell, allocate: Allocate = new_waveform
+    ) -> list[tuple[Heard | None, list[Failure]]]:
+        """For each draw itself or its replacement, none if there is none; and the draws that could not be read.
+
+        All rows are read before any clip: in turns, each work would find the processor's caches full of the other's,
+        and a row would take thrice as long.
+
+        Args:
+            allocate: gives room for the clips.
+
+        Raises:
+            DataError: the manifest changed since the index was made.
+        """
+        rows = {draw: self._read_row(draw, tell) for draw in draws if _key(draw) not in known}
+        return [self._read(draw, rows, known, tell, allocate) for draw in draws]
+
+    def _read(
+        self, draw: Draw, rows: Mapping[Draw, Row], known: Known, tell: Tell, allocate: Allocate
+    ) -> tuple[Heard | None, list[Failure]]:
+        failed: list[tuple[Draw, Cause]] = []
+        heard = None
+        for candidate in self._candidates(draw):
+            try:
+                if (cause := known.get(_key(candidate))) is not None:
+                    raise UnreadableError(cause)
+                heard = self._hear(candidate, rows.get(candidate) or self._read_row(candidate, tell), tell, allocate)
+                break
+            except UnreadableError as error:
+                failed.append((candidate, error.cause))
+        instead = heard.row.where if heard else None
+        return heard, [self._describe(one, cause, draw, instead) for one, cause in failed]
+
+    def render(self, heard: Heard) -> Example:
+        """What is collated of a draw; without augmentation it is as long as the index says.
 
         Raises:
             DataError: the manifest or the lengths of its audio changed since the index was made.
         """
-        failed: list[tuple[Draw, Cause]] = []
-        example = None
-        for candidate in self._candidates(draw):
-            try:
-                example = self._read_one(candidate, known, tell)
-                break
-            except UnreadableError as error:
-                failed.append((candidate, error.cause))
-        instead = self._where(example.draw) if example else None
-        return example, [self._describe(one, cause, draw, instead) for one, cause in failed]
+        draw, index = heard.draw, self.indexes[heard.draw.source]
+        num_audio_tokens = [self.geometry.num_audio_tokens(len(waveform)) for waveform in heard.waveforms]
+        rendered = self.renderer.render(heard.row.conversation, num_audio_tokens, where=heard.row.where)
+        added = sum(num_audio_tokens) - sum(map(self.geometry.num_audio_tokens, heard.lengths))
+        num_tokens = len(rendered.token_ids) - added
+        if not index.may_have(draw.row, num_tokens):
+            found, expected = f"{num_tokens} tokens", f"the index says {index.num_tokens[draw.row]}"
+            fix = f"The manifest or its audio was changed meanwhile: start again, or remove '{index.stem.parent}'"
+            raise DataError(describe(heard.row.where, found, expected, fix))
+        keys = self._clip_keys(draw, len(heard.waveforms))
+        return Example(draw, heard.row.conversation.task, rendered, heard.waveforms, keys)
 
     def row_hash(self, draw: Draw) -> int:
         """Of source, epoch and row. The hashes of a step are added up, so that their order does not matter."""
@@ -128,9 +185,9 @@ class RowReader:
 
     def show(self, draw: Draw) -> Conversation:
         """The conversation of a draw with its clips as training hears them; as it is where one cannot be read."""
-        conversation = self._read_row(draw)
+        where, conversation = self._read_row(draw, lambda key: None)
         try:
-            clips = [read_clip(clip, self._where(draw)) for clip in conversation.clips]
+            clips = [read_clip(clip, where) for clip in conversation.clips]
         except AudioError:
             return conversation
         heard = iter(self._change(draw, clips))
@@ -151,49 +208,28 @@ class RowReader:
         for _, other in zip(range(MAX_REPLACEMENTS), fitting, strict=False):
             yield other
 
-    def _read_one(self, draw: Draw, known: Known, tell: Tell) -> Example:
-        key = (draw.source, draw.epoch, draw.row)
-        if key in known:
-            raise UnreadableError(known[key])
-        tell(key)
-        conversation = self._read_row(draw)
+    def _hear(self, draw: Draw, row: Row, tell: Tell, allocate: Allocate) -> Heard:
+        key = _key(draw)
         clips = []
-        for clip in conversation.clips:
+        for clip in row.conversation.clips:
             tell(key)
             try:
-                clips.append(read_clip(clip, self._where(draw)))
+                clips.append(read_clip(clip, row.where, allocate))
             except AudioError as error:
                 raise UnreadableError(Cause(reason_of(error), str(error))) from error
             except Exception as error:
-                raise UnreadableError(Cause(UNEXPECTED, self._describe_unexpected(draw, error))) from error
+                raise UnreadableError(Cause(UNEXPECTED, _describe_unexpected(row.where, error))) from error
         tell(key)
-        heard = self._change(draw, clips)
-        rendered = self._render(draw, conversation, clips, heard)
-        return Example(draw, conversation.task, rendered, heard, self._clip_keys(draw, len(clips)))
+        return Heard(draw, row, [len(clip) for clip in clips], self._change(draw, clips))
 
-    def _read_row(self, draw: Draw) -> Conversation:
-        """In the words in which this row is asked in this epoch."""
+    def _read_row(self, draw: Draw, tell: Tell) -> Row:
+        tell(_key(draw))
         index = self.indexes[draw.source]
-        return index.read(draw.row, derive_seed(self.seed, "wording", index.name, draw.epoch, draw.row))
+        key = derive_seed(self.seed, "wording", index.name, draw.epoch, draw.row)
+        return Row(index.where(draw.row), index.read(draw.row, key))
 
     def _change(self, draw: Draw, clips: list[np.ndarray]) -> list[np.ndarray]:
         return clips if self.augment is None else self.augment(draw, clips, self._clip_keys(draw, len(clips)))
-
-    def _render(
-        self, draw: Draw, conversation: Conversation, clips: Sequence[np.ndarray], heard: Sequence[np.ndarray]
-    ) -> Rendered:
-        """The conversation with the clips as they are heard; without augmentation it is as long as the index says."""
-        index = self.indexes[draw.source]
-        where = index.where(draw.row)
-        num_audio_tokens = [self.geometry.num_audio_tokens(len(waveform)) for waveform in heard]
-        rendered = self.renderer.render(conversation, num_audio_tokens, where=where)
-        added = sum(num_audio_tokens) - sum(self.geometry.num_audio_tokens(len(waveform)) for waveform in clips)
-        num_tokens = len(rendered.token_ids) - added
-        if not index.may_have(draw.row, num_tokens):
-            found, expected = f"{num_tokens} tokens", f"the index says {index.num_tokens[draw.row]}"
-            fix = f"The manifest or its audio was changed meanwhile: start again, or remove '{index.stem.parent}'"
-            raise DataError(describe(where, found, expected, fix))
-        return rendered
 
     def _clip_keys(self, draw: Draw, num_clips: int) -> list[int]:
         """One key of randomness per clip: the same whenever this row comes in this epoch."""
@@ -204,13 +240,17 @@ class RowReader:
         return self.indexes[draw.source].where(draw.row)
 
     def _describe(self, failed: Draw, cause: Cause, planned: Draw, instead: str | None) -> Failure:
-        key, name = (failed.source, failed.epoch, failed.row), self.indexes[failed.source].name
-        is_planned = failed == planned
-        return Failure(key, name, self._where(failed), cause, is_planned, instead if is_planned else None)
+        name, is_planned = self.indexes[failed.source].name, failed == planned
+        return Failure(_key(failed), name, self._where(failed), cause, is_planned, instead if is_planned else None)
 
-    def _describe_unexpected(self, draw: Draw, error: Exception) -> str:
-        found = f"{type(error).__name__}: {error}".rstrip(".")
-        return describe(self._where(draw), found, "a clip is read or refused with a reason", "Look at its file")
+
+def _key(draw: Draw) -> Key:
+    return draw.source, draw.epoch, draw.row
+
+
+def _describe_unexpected(where: str, error: Exception) -> str:
+    found = f"{type(error).__name__}: {error}".rstrip(".")
+    return describe(where, found, "a clip is read or refused with a reason", "Look at its file")
 
 
 def _put(waveforms: Iterator[np.ndarray], part: Part) -> Part:

@@ -41,7 +41,7 @@ def share_evenly(costs: Sequence[int], num_shares: int) -> list[list[int]]:
     """
     shares: list[list[int]] = [[] for _ in range(num_shares)]
     loads = [(0, share) for share in range(num_shares)]
-    for i in sorted(range(len(costs)), key=lambda i: (-costs[i], i)):
+    for i in sorted(range(len(costs)), key=costs.__getitem__, reverse=True):  # equal ones stay in their order
         load, share = loads[0]
         shares[share].append(i)
         heapq.heapreplace(loads, (load + costs[i], share))

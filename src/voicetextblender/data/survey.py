@@ -11,6 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,9 +22,12 @@ from voicetextblender.chat.conversation import AudioPart, Conversation, Turn
 from voicetextblender.data.index import SourceIndex
 from voicetextblender.data.readers.source import Source
 from voicetextblender.errors import VoiceTextBlenderError
+from voicetextblender.files import write_atomically
 from voicetextblender.progress import Report
 
 ROWS_PER_TASK = 2048
+_VERSION = 1
+"""Part of the name of a stored survey: to be raised when what the columns mean changes."""
 NO_LANGUAGE = "-"
 """The language of rows that name none."""
 
@@ -61,33 +65,40 @@ class Survey:
         return len(self.task)
 
 
+_COLUMNS = tuple(one.name for one in fields(Survey) if one.name != "num_unread")
+
+
 def survey_indexes(
     indexes: Sequence[SourceIndex], num_workers: int = 1, report: Report | None = None
 ) -> tuple[Survey, ...]:
-    """The usable rows of each source.
+    """The usable rows of each source, kept beside its index.
 
     Args:
         num_workers: processes; 1 does it in this one.
-        report: told of rows.
+        report: told of rows that are read.
 
     Raises:
         DataError: a manifest was changed since it was indexed.
     """
+    paths = list(map(_place_of, indexes))
+    missing = [number for number, path in enumerate(paths) if not path.is_file()]
     ranges = [
-        (number, range(start, min(start + ROWS_PER_TASK, len(index))))
-        for number, index in enumerate(indexes)
-        for start in range(0, len(index), ROWS_PER_TASK)
+        (number, range(start, min(start + ROWS_PER_TASK, len(indexes[number]))))
+        for number in missing
+        for start in range(0, len(indexes[number]), ROWS_PER_TASK)
     ]
     work = partial(_survey_range, tuple(indexes))
-    parts: list[list[Survey]] = [[] for _ in indexes]
-    done, total = 0, sum(map(len, indexes))
+    parts: dict[int, list[Survey]] = {number: [] for number in missing}
+    done, total = 0, sum(len(indexes[number]) for number in missing)
     with open_mapper(num_workers) as mapped:
         for (number, rows), part in zip(ranges, mapped(work, ranges), strict=True):
             parts[number].append(part)
             done += len(rows)
             if report is not None:
                 report(done, total)
-    return tuple(map(_join, parts))
+    for number in missing:
+        _store(_join(parts[number]), paths[number])
+    return tuple(map(_load, paths))
 
 
 def survey_source(source: Source, max_rows: int | None = None) -> Survey:
@@ -123,6 +134,22 @@ class open_mapper:
     def __exit__(self, *error: object) -> None:
         if self._pool:
             self._pool.shutdown(cancel_futures=True)
+
+
+def _place_of(index: SourceIndex) -> Path:
+    """Where the survey of an index is kept: another name for other rows, tasks, or absolute paths of clips."""
+    parts = (_VERSION, index.stem.name, index.usable_fingerprint, index.source.config.task, os.getcwd())
+    return index.stem.with_name(f"survey-{hashlib.sha256(repr(parts).encode()).hexdigest()[:32]}.npz")
+
+
+def _store(survey: Survey, path: Path) -> None:
+    with write_atomically(path) as temporary:
+        np.savez(temporary, **{name: getattr(survey, name) for name in _COLUMNS})
+
+
+def _load(path: Path) -> Survey:
+    with np.load(path) as columns:
+        return Survey(**{name: columns[name] for name in _COLUMNS})
 
 
 def _survey_range(indexes: Sequence[SourceIndex], place: tuple[int, range]) -> Survey:
@@ -190,6 +217,5 @@ def _hash(text: str) -> int:
 def _join(parts: Sequence[Survey]) -> Survey:
     if not parts:
         return _survey([])
-    names = [one.name for one in fields(Survey) if one.name != "num_unread"]
-    columns: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    columns: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _COLUMNS}
     return Survey(**columns)

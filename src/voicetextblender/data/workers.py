@@ -8,7 +8,6 @@ more without it.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import multiprocessing
 import os
 import queue
@@ -17,21 +16,22 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, MutableSequence
+from multiprocessing.connection import Connection
 from typing import Any, NamedTuple, Protocol
 
 import torch
 
+from voicetextblender.audio.waveform import Allocate, new_waveform
 from voicetextblender.data.measure import DIED, STUCK
 from voicetextblender.data.reading import Cause, Key, Known, Tell
+from voicetextblender.data.shared_blocks import MOST_BLOCKS, BlockReader, BlockWriter, InUse, Parcel
 from voicetextblender.errors import DataError, VoiceTextBlenderError, describe
 
 PREFETCHED_STEPS = 2
 """Steps that each process holds ready, beside the one that it makes."""
-PIPE_BYTES = 1 << 20
-"""Of a pipe where that can be chosen: with the usual 64 KB the process that trains took twice as long to receive."""
 
-Make = Callable[[int, Known, Tell], Any]
-"""Makes a step; picklable where processes are spawned. What it gives must be cheap to pickle."""
+Make = Callable[[int, Known, Tell, Allocate], Any]
+"""Makes a step; picklable where processes are spawned. What it gives must be cheap to pickle but for large arrays."""
 
 
 class _Place:
@@ -175,7 +175,7 @@ class _Thread:
 
     def _run(self, step: int) -> None:
         try:
-            self._made.put(self._make(step, self._known, self.place.tell))
+            self._made.put(self._make(step, self._known, self.place.tell, new_waveform))
         except BaseException as error:
             self._made.put(error)
         self.place.leave()
@@ -187,11 +187,10 @@ class _Process:
     def __init__(self, make: Make, steps: range, known: Known) -> None:
         numbers = multiprocessing.RawArray("d", 4)
         self.place = _Place(numbers)
-        self._connection, theirs = multiprocessing.Pipe(duplex=False)
-        if hasattr(fcntl, "F_SETPIPE_SZ"):
-            with contextlib.suppress(OSError):  # beyond what a user may have
-                fcntl.fcntl(theirs.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-        arguments = (make, steps, dict(known), numbers, theirs)
+        in_use = multiprocessing.RawArray("b", MOST_BLOCKS)
+        self._connection, theirs = multiprocessing.Pipe()
+        self._reader = BlockReader(in_use, self._connection)
+        arguments = (make, steps, dict(known), numbers, in_use, theirs)
         self._process = multiprocessing.Process(target=_serve, args=arguments, daemon=True)
         self._process.start()
         theirs.close()
@@ -200,7 +199,7 @@ class _Process:
         if not self._connection.poll(timeout_s):
             raise TimeoutError
         try:
-            return self._connection.recv()
+            return self._reader.receive()
         except (EOFError, OSError):
             self._process.join()
             raise _Ended(f"exit code {self._process.exitcode}") from None
@@ -211,31 +210,32 @@ class _Process:
         self._connection.close()
 
 
-def _serve(make: Make, steps: range, known: Known, numbers: Any, connection: Any) -> None:
+def _serve(make: Make, steps: range, known: Known, numbers: Any, in_use: InUse, connection: Connection) -> None:
     """What a process does: makes its steps, hands them to a thread that sends them, and ends with its parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt goes to the first process, which ends the others
     torch.set_num_threads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     place = _Place(numbers)
-    ready: queue.Queue[Any] = queue.Queue(PREFETCHED_STEPS - 1)
+    blocks = BlockWriter(in_use)
+    ready: queue.Queue[Parcel] = queue.Queue(PREFETCHED_STEPS - 1)
     sender = threading.Thread(target=_send, args=(ready, connection, len(steps)))
     sender.start()
     for step in steps:
         try:
-            made = make(step, known, place.tell)
+            made = make(step, known, place.tell, blocks.allocate)
         except VoiceTextBlenderError as error:
             made = error
         except Exception:  # a mistake of ours; its own kind may not pickle
             made = RuntimeError(f"in a loader process:\n{traceback.format_exc()}")
         place.leave()
-        ready.put(made)
+        ready.put(blocks.pack(made))
     sender.join()
 
 
-def _send(ready: queue.Queue[Any], connection: Any, num_steps: int) -> None:
+def _send(ready: queue.Queue[Parcel], connection: Connection, num_steps: int) -> None:
     for _ in range(num_steps):
-        with contextlib.suppress(BrokenPipeError):  # nobody waits any more
-            connection.send(ready.get())
+        with contextlib.suppress(EOFError, OSError):  # nobody waits any more
+            ready.get().send(connection)
 
 
 def _end_with_parent() -> None:

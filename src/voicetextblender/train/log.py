@@ -95,8 +95,14 @@ class RunLog:
         learning_rate: float,
         device: torch.device,
         operations: float,
+        data_wait_s: float = 0.0,
     ) -> None:
-        """Log step `step` (from 0), which took `operations` of all ranks together (see `flops.py`)."""
+        """Log step `step` (from 0).
+
+        Args:
+            operations: of all ranks together (see `flops.py`).
+            data_wait_s: of the step's seconds, those in which this rank waited for its data.
+        """
         if self.file is None:
             return
         now = time.monotonic()
@@ -117,6 +123,7 @@ class RunLog:
             "grad_norm": result.grad_norm,
             "lr": learning_rate,
             "step_s": round(step_s, 4),
+            "data_wait_s": round(data_wait_s, 4),
             "tokens_per_s": round(result.num_tokens / step_s, 1),
             "audio_s_per_s": round(audio_s / step_s, 2),
             "speech_h_per_gpu_h": round(audio_s / step_s / self.num_ranks, 2),

@@ -109,7 +109,7 @@ def _train_steps(
                     composite, optimizer, list(parameters.values()), loaded.batches, config, parallel, recipe.seed, step
                 )
             operations = ranks.sum_number(flops.of_batches(loaded.batches, composite.num_encoder_frames))
-            log.write(step, result, rows, learning_rate, ranks.device, operations)
+            log.write(step, result, rows, learning_rate, ranks.device, operations, loaded.waited_s)
             is_due = config.checkpoint_every and (step + 1) % config.checkpoint_every == 0
             if is_due or step + 1 == config.steps:
                 store.save(step + 1, parameters, optimizer)

@@ -11,6 +11,7 @@ from voicetextblender.chat.conversation import AudioPart, Conversation
 from voicetextblender.data.readers.source import Source
 
 OpenKind = Callable[..., Source]
+Upload = Callable[[Path], str]
 
 
 def read_all(source: Source, key: int = 0) -> list[Conversation]:

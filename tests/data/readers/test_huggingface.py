@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.data.readers.reading import OpenKind, read_all, say
+from tests.data.readers.reading import OpenKind, Upload, read_all, say
 from tests.data.rows import write_tone
 from voicetextblender.audio.waveform import read_waveform
 from voicetextblender.chat.clips import count_samples, read_clip
@@ -143,3 +143,24 @@ def test_what_is_refused(
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(DataError, match=r"pyarrow is not installed; .*pip install 'voicetextblender\[huggingface\]'"):
         open_kind("huggingface", "data/train-*")
+
+
+def test_remote_tables_are_read_as_those_here(
+    open_kind: OpenKind, tmp_path: Path, rows: list[dict[str, Any]], upload: Upload
+) -> None:
+    write_arrow(tmp_path / "saved" / "data-00000-of-00001.arrow", rows[:5])
+    write_arrow(tmp_path / "saved" / "cache-1.arrow", rows[5:])
+    (tmp_path / "saved" / "state.json").write_text('{"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}')
+    write_parquet(tmp_path / "hub" / "train-00000-of-00001.parquet", rows[:5])
+    (tmp_path / "dict").mkdir()
+    (tmp_path / "dict" / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    root = upload(tmp_path)
+    for path in ("saved", "saved/", "hub", "hub/train-*.parquet", "hub/train-00000-of-00001.parquet"):
+        here, far = (open_kind("huggingface", f"{base}{path}") for base in ("", f"{root}/"))
+        assert list(map(say, read_all(far))) == list(map(say, read_all(here)))
+        assert far.where(2).startswith("memory://") and far.where(2).endswith(" row 2")
+        assert [len(read_clip(one.clips[0])) for one in read_all(far)] == [4800, 6400, 8000, 9600, 11200]
+    with pytest.raises(DataError, match=r"dict' holds the splits test, train; .* such as 'memory://.*/dict/test'"):
+        open_kind("huggingface", f"{root}/dict")
+    with pytest.raises(DataError, match=r"no table at 'memory://.*/nowhere'"):
+        open_kind("huggingface", f"{root}/nowhere")

@@ -5,13 +5,16 @@ from __future__ import annotations
 import gzip
 import json
 import re
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.data.readers.reading import OpenKind, read_all, say, write_lines
+from tests.data.readers.reading import OpenKind, Upload, read_all, say, write_lines
 from tests.data.readers.test_nemo import write_tar
 from tests.data.rows import write_tone
 from voicetextblender.audio.waveform import read_waveform
@@ -112,7 +115,8 @@ def test_cuts_that_are_refused(open_kind: OpenKind, tmp_path: Path, cut: dict[st
         read_all(open_kind("lhotse", "cuts.jsonl"))
 
 
-def test_shar(open_kind: OpenKind, tmp_path: Path) -> None:
+def write_shar(tmp_path: Path) -> None:
+    """Two shards of one cut each."""
     for shard in range(2):
         write_tone(tmp_path / f"{shard}.flac", 2.0, pitch_hz=100 + 100 * shard)
         recording = make_cut()["recording"] | {"sources": [{"type": "shar", "channels": [0], "source": ""}]}
@@ -121,6 +125,10 @@ def test_shar(open_kind: OpenKind, tmp_path: Path) -> None:
         (tmp_path / f"cuts.{name}.jsonl.gz").write_bytes(gzip.compress(json.dumps(cut).encode()))
         members = {f"set/{shard}.flac": (tmp_path / f"{shard}.flac").read_bytes(), f"set/{shard}.json": b"{}"}
         write_tar(tmp_path / f"recording.{name}.tar", members)
+
+
+def test_shar(open_kind: OpenKind, tmp_path: Path) -> None:
+    write_shar(tmp_path)
     for shard, one in enumerate(read_all(open_kind("lhotse_shar", ""))):
         np.testing.assert_array_equal(read_clip(one.clips[0]), read_waveform(tmp_path / f"{shard}.flac"))
     (tmp_path / "recording.000001.tar").unlink()
@@ -128,6 +136,31 @@ def test_shar(open_kind: OpenKind, tmp_path: Path) -> None:
         DataError, match=r"has 2 files cuts\.\*\.jsonl\.gz and 1 files recording\.\*\.tar; a Shar folder"
     ):
         open_kind("lhotse_shar", "")
+
+
+def test_a_remote_shar_folder(open_kind: OpenKind, tmp_path: Path, upload: Upload) -> None:
+    write_shar(tmp_path)
+    root = upload(tmp_path)
+    for shard, one in enumerate(read_all(open_kind("lhotse_shar", f"{root}/"))):
+        assert str(one.clips[0].path).startswith("memory://")
+        np.testing.assert_array_equal(read_clip(one.clips[0]), read_waveform(tmp_path / f"{shard}.flac"))
+    with pytest.raises(DataError, match=r"'memory://nowhere' has 0 files cuts"):
+        open_kind("lhotse_shar", "memory://nowhere")
+
+
+def test_a_shar_folder_of_a_local_web_server(open_kind: OpenKind, tmp_path: Path) -> None:
+    pytest.importorskip("aiohttp")
+    write_shar(tmp_path)
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            source = open_kind("lhotse_shar", f"http://127.0.0.1:{server.server_port}")
+            assert [len(read_clip(one.clips[0])) for one in read_all(source)] == [32_000, 32_000]
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def test_what_lhotse_writes(open_kind: OpenKind, shared_data: Path, tmp_path: Path) -> None:

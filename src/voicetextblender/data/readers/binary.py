@@ -8,9 +8,11 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from functools import cached_property, lru_cache, partial
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
-from voicetextblender.data.readers.files import row_id
+from voicetextblender.audio.storage import is_remote, parent_folder
+from voicetextblender.data.readers.files import local_copy, row_id
 from voicetextblender.data.readers.source import Item, RawRow, Span
 from voicetextblender.errors import DataError, describe
 
@@ -25,13 +27,14 @@ class BinaryRows:
 
     Args:
         paths: the files.
+        cache_dir: folder for copies of those that are remote.
         folder: what relative audio paths start from; the folder of each file when None.
 
     Raises:
         DataError: pyarrow is not installed.
     """
 
-    def __init__(self, paths: tuple[str, ...], folder: str | None = None) -> None:
+    def __init__(self, paths: tuple[str, ...], cache_dir: Path, folder: str | None = None) -> None:
         self.paths = paths
         self._folder = folder
         try:
@@ -39,15 +42,19 @@ class BinaryRows:
         except ImportError:
             fix = "Install it: pip install 'voicetextblender[huggingface]'"
             raise DataError(describe(paths[0], "pyarrow is not installed", "it reads such files", fix)) from None
+        self._local = tuple(str(local_copy(path, cache_dir)) for path in paths)
 
     @cached_property
     def sizes(self) -> tuple[int, ...]:
-        return tuple(_open_table(path).num_rows for path in self.paths)
+        return tuple(_open_table(path).num_rows for path in self._local)
 
     @property
     def fingerprint(self) -> str:
         """Of names, sizes and times of change: the content is too much to read at every start."""
-        stats = [(path, os.path.getsize(path), os.stat(path).st_mtime_ns) for path in self.paths]
+        stats = [
+            (path, os.path.getsize(local), 0 if is_remote(path) else os.stat(local).st_mtime_ns)
+            for path, local in zip(self.paths, self._local, strict=True)
+        ]
         return hashlib.sha256(repr(stats).encode()).hexdigest()
 
     def where(self, line: int, file: int = 0) -> str:
@@ -62,11 +69,11 @@ class BinaryRows:
         return (self.fetch(row + 1, row, 0, span.file) for row in range(span.start, span.stop))
 
     def fetch(self, line: int, offset: int, num_bytes: int, file: int) -> RawRow:
-        return RawRow(line, offset, b"", file, _open_table(self.paths[file]).row(offset))
+        return RawRow(line, offset, b"", file, _open_table(self._local[file]).row(offset))
 
     def decode(self, row: RawRow) -> Item:
         path = self.paths[row.file]
-        folder = os.path.dirname(path) if self._folder is None else self._folder
+        folder = parent_folder(path) if self._folder is None else self._folder
         return Item(
             row.value, self.where(row.line, row.file), folder, row_id(path, row.line, len(self.paths)), row.file
         )

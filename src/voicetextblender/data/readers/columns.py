@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from voicetextblender.audio.storage import join_path
@@ -33,7 +33,7 @@ class ColumnsParser:
     wordings: Wordings
     locate: Locate | None = None
 
-    def __call__(self, item: Item) -> tuple[Conversation, ...]:
+    def __call__(self, item: Item) -> Sequence[Conversation]:
         if not isinstance(item.value, Mapping):
             fix = "Rewrite it"
             raise refusal(item.where, f"found {show(item.value)}", "a row is an object with named values", fix)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from voicetextblender.audio.storage import join_path
 from voicetextblender.chat.conversation import AudioPart, Conversation
 from voicetextblender.chat.fields import refusal, show, take_seconds, take_text
 from voicetextblender.data.readers.columns import ColumnsParser
 from voicetextblender.data.readers.config import SourceConfig
-from voicetextblender.data.readers.files import AUDIO_SUFFIXES
+from voicetextblender.data.readers.files import AUDIO_SUFFIXES, expand_paths
 from voicetextblender.data.readers.lines import JsonRows
 from voicetextblender.data.readers.source import Item, Source
 from voicetextblender.data.readers.spoken import Wordings
@@ -34,14 +35,15 @@ def open_lhotse(config: SourceConfig, cache_dir: Path) -> Source:
 
 def open_shar(config: SourceConfig, cache_dir: Path) -> Source:
     """Cuts of the kind lhotse_shar: a folder of `cuts.000000.jsonl.gz`, ... and `recording.000000.tar`, ..."""
-    folder = Path(config.path)
-    num_cuts, num_tars = len(list(folder.glob("cuts.*.jsonl*"))), len(list(folder.glob("recording.*.tar")))
+    folder = config.path.rstrip("/")
+    cuts, recordings = join_path(folder, "cuts.*.jsonl*"), join_path(folder, "recording.*.tar")
+    num_cuts, num_tars = len(expand_paths(cuts)), len(expand_paths(recordings))
     if not num_cuts or num_cuts != num_tars:
         found = f"'{folder}' has {num_cuts} files cuts.*.jsonl.gz and {num_tars} files recording.*.tar"
         expected, fix = "a Shar folder has as many of both", "Correct the path, or export with fields recording"
         raise DataError(describe(f"source '{config.name}'", found, expected, fix))
-    store = JsonRows(f"{folder}/cuts.*.jsonl*", config.name, cache_dir)
-    tars = Tars(f"{folder}/recording.*.tar", config.name, cache_dir)
+    store = JsonRows(cuts, config.name, cache_dir)
+    tars = Tars(recordings, config.name, cache_dir)
     wordings = Wordings(config.prompts)
     parser = CutParser(ColumnsParser(config, wordings, InShar(tars)))
     return Source(config, store, parser, wordings.fingerprint + tars.fingerprint)
@@ -69,7 +71,7 @@ class CutParser:
 
     columns: ColumnsParser
 
-    def __call__(self, item: Item) -> tuple[Conversation, ...]:
+    def __call__(self, item: Item) -> Sequence[Conversation]:
         cut = need_object(item.value, item.where)
         if cut.get("type") == "MixedCut" and self.columns.locate is None:
             return self._mixed(cut, item)
@@ -172,7 +174,7 @@ def _only(values: list[Any]) -> Any:
     return values[0] if values and all(value == values[0] for value in values) else None
 
 
-def _only_clip(wordings: tuple[Conversation, ...]) -> AudioPart:
+def _only_clip(wordings: Sequence[Conversation]) -> AudioPart:
     (clip,) = wordings[0].clips
     return clip
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,7 @@ class NemoParser:
     columns: ColumnsParser
     marks: tuple[str, ...]
 
-    def __call__(self, item: Item) -> tuple[Conversation, ...]:
+    def __call__(self, item: Item) -> Sequence[Conversation]:
         row = need_object(item.value, item.where)
         if "conversations" not in row:
             return self.columns(item)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol
@@ -107,7 +107,7 @@ def scan_store(store: RowStore) -> Iterator[RawRow]:
     return (row for span in store.spans() for row in store.scan(span))
 
 
-Parse = Callable[[Item], tuple[Conversation, ...]]
+Parse = Callable[[Item], Sequence[Conversation]]
 """The conversations that a row stands for: one, or the same one in several wordings with the same answer."""
 
 
@@ -173,11 +173,13 @@ class Source:
         Raises:
             DataError: the row is not in the form of its file, or no conversation.
         """
-        wordings = self.wordings(row)
-        return wordings[key % len(wordings)]
+        wordings = self._parse(self.store.decode(row))
+        return self._with_task(wordings[key % len(wordings)])
 
     def wordings(self, row: RawRow) -> tuple[Conversation, ...]:
         """The conversation of a row in every wording; their answers are the same."""
-        conversations = self._parse(self.store.decode(row))
+        return tuple(map(self._with_task, self._parse(self.store.decode(row))))
+
+    def _with_task(self, conversation: Conversation) -> Conversation:
         task = self.config.task
-        return conversations if task is None else tuple(replace(one, task=task) for one in conversations)
+        return conversation if task is None else replace(conversation, task=task)

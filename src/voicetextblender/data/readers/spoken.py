@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.resources import files
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import yaml
 
@@ -47,25 +48,52 @@ class Wordings:
 
     def __init__(self, config: PromptsConfig) -> None:
         self.config = config
+        self._prompts: dict[tuple[str | None, ...], tuple[str, ...]] = {}
 
     @cached_property
     def fingerprint(self) -> str:
         """Changes whenever a row could be worded differently."""
         return hashlib.sha256(repr((self.config, _read_library())).encode()).hexdigest()
 
-    def conversations(self, row: SpokenRow, where: str) -> tuple[Conversation, ...]:
-        """The row in every wording that fits its task and language.
+    def conversations(self, row: SpokenRow, where: str) -> Sequence[Conversation]:
+        """The row in every wording that fits its task and language; each is made when it is asked for.
 
         Raises:
             DataError: there is none, or the target language has no name in the library.
         """
+        key = (row.task, base_language(row.language), base_language(row.target_language))
+        if key not in self._prompts:
+            self._prompts[key] = self._find_prompts(row, where)
+        return _Worded(self._prompts[key], row)
+
+    def _find_prompts(self, row: SpokenRow, where: str) -> tuple[str, ...]:
         prompts = _from_library(row, where) if self.config.package else []
         prompts += [_name_language(prompt, FALLBACK, row, where) for prompt in getattr(self.config, row.task)]
         if not prompts:
             expected = "with prompts.package false the recipe brings its own"
             fix = f"Add some to prompts.{row.task}"
             raise DataError(describe(where, f"there is no wording for a row of {row.task}", expected, fix))
-        return tuple(_ask(prompt, row) for prompt in prompts)
+        return tuple(prompts)
+
+
+class _Worded(Sequence[Conversation]):
+    """A row, asked in each of these ways."""
+
+    def __init__(self, prompts: tuple[str, ...], row: SpokenRow) -> None:
+        self._prompts = prompts
+        self._row = row
+
+    def __len__(self) -> int:
+        return len(self._prompts)
+
+    @overload
+    def __getitem__(self, place: int) -> Conversation: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[Conversation]: ...
+    def __getitem__(self, place: int | slice) -> Conversation | Sequence[Conversation]:
+        if isinstance(place, slice):
+            return _Worded(self._prompts[place], self._row)
+        return _ask(self._prompts[place], self._row)
 
 
 def base_language(code: str | None) -> str | None:

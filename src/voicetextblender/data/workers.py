@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import os
 import queue
 import signal
 import threading
@@ -26,6 +25,7 @@ from voicetextblender.data.measure import DIED, STUCK
 from voicetextblender.data.reading import Cause, Key, Known, Tell
 from voicetextblender.data.shared_blocks import MOST_BLOCKS, BlockReader, BlockWriter, InUse, Parcel
 from voicetextblender.errors import DataError, VoiceTextBlenderError, describe
+from voicetextblender.processes import end_with_parent
 
 PREFETCHED_STEPS = 2
 """Steps that each process holds ready, beside the one that it makes."""
@@ -214,7 +214,7 @@ def _serve(make: Make, steps: range, known: Known, numbers: Any, in_use: InUse, 
     """What a process does: makes its steps, hands them to a thread that sends them, and ends with its parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt goes to the first process, which ends the others
     torch.set_num_threads(1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     place = _Place(numbers)
     blocks = BlockWriter(in_use)
     ready: queue.Queue[Parcel] = queue.Queue(PREFETCHED_STEPS - 1)
@@ -236,10 +236,3 @@ def _send(ready: queue.Queue[Parcel], connection: Connection, num_steps: int) ->
     for _ in range(num_steps):
         with contextlib.suppress(EOFError, OSError):  # nobody waits any more
             ready.get().send(connection)
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)

@@ -23,6 +23,7 @@ from voicetextblender.mini.base_llm import is_finished, pretrain_base_llm
 from voicetextblender.mini.rows import MiniWorldConfig
 from voicetextblender.mini.world import build_world, write_manifests
 from voicetextblender.prepare.synthesis import synthesize_utterances
+from voicetextblender.processes import end_with_parent
 from voicetextblender.progress import show_nothing, show_progress
 from voicetextblender.train.loop import train
 from voicetextblender.train.recipe import Recipe, load_recipe
@@ -85,6 +86,7 @@ def beside(work: Callable[..., None], *arguments: Any) -> Iterator[None]:
 
 
 def _work_alone(work: Callable[..., None], *arguments: Any) -> None:
+    end_with_parent()
     torch.set_num_threads(1)
     work(*arguments)
 

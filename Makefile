@@ -2,6 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+TOOLS := .venv/.tools
+# Modules are compiled when they are first imported: most of what torch and transformers bring never is.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo claims test check docs clean
@@ -9,13 +12,17 @@ INSTALLED := .venv/.installed
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
-install: $(INSTALLED)  ## the virtual environment with everything in it
+install: $(TOOLS)  ## the virtual environment with everything in it
 
 $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "error: $$($(PYTHON) --version) at $(PYTHON); Python 3.11 or newer is needed. Run: make PYTHON=python3.12 $(MAKECMDGOALS)."; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[mini,dev]'
+	$(PIP) --editable '.[mini]'
+	@touch $@
+
+$(TOOLS): $(INSTALLED)
+	$(PIP) --editable '.[mini,dev]'
 	@touch $@
 
 demo: $(INSTALLED)  ## pretrain, join, compare, about 15 minutes on two cores
@@ -24,16 +31,16 @@ demo: $(INSTALLED)  ## pretrain, join, compare, about 15 minutes on two cores
 claims: $(INSTALLED)  ## the demo with every baseline and two seeds, about an hour; resumable
 	$(BIN)/vtb demo --claims --seeds 2
 
-test: $(INSTALLED)  ## all tests that need no GPU
+test: $(TOOLS)  ## all tests that need no GPU
 	$(BIN)/python -m pytest -n 2 -m 'not gpu'
 
-check: $(INSTALLED)  ## format, lint, types and the floors
+check: $(TOOLS)  ## format, lint, types and the floors
 	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-docs: $(INSTALLED)  ## the table of recipe keys in docs/recipes.md, from the code
+docs: $(TOOLS)  ## the table of recipe keys in docs/recipes.md, from the code
 	$(BIN)/python -m voicetextblender.train.recipe_reference docs/recipes.md
 
 clean:  ## remove the environment and caches; runs/ is kept

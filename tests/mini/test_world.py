@@ -14,7 +14,7 @@ import pytest
 from voicetextblender.chat.conversation import Conversation, parse_conversation
 from voicetextblender.errors import DataError
 from voicetextblender.mini.eval_rows import user_text
-from voicetextblender.mini.lexicon import ACTIONS, HELD_OUT_ENTITIES, LANGUAGES, LIVES, TRAVELS, WORKS, say
+from voicetextblender.mini.lexicon import ACTIONS, HELD_OUT_ENTITIES, LANGUAGES, LIVES, TRAVELS, WORKS, Language, say
 from voicetextblender.mini.rows import UNSEEN_MIXED, UNSEEN_WHOLE, MiniWorldConfig, turn_text
 from voicetextblender.mini.voices import HELD_OUT_VOICES, TRAIN_VOICES
 from voicetextblender.mini.wordings import WORDINGS
@@ -24,6 +24,7 @@ SMALL = MiniWorldConfig(
     num_story_clips=300,
     num_instruction_rows=300,
     num_mixed_rows=300,
+    num_chat_rows=100,
     num_text_rows=1000,
     num_recordings=300,
     num_eval_items=60,
@@ -75,7 +76,7 @@ def statements(conversations: Iterable[Conversation]) -> set[str]:
 def test_manifests_are_those_of_the_report() -> None:
     names = set(world().conversations)
     assert {name.removeprefix("eval/") for name in names if name.startswith("eval/")} == ROWS
-    kinds = {"transcription", "translation", "answering", "instruction", "mixed", "text"}
+    kinds = {"transcription", "translation", "answering", "instruction", "mixed", "chat", "text"}
     assert {name.removeprefix("train/") for name in names if name.startswith("train/")} == kinds
 
 
@@ -97,12 +98,21 @@ def test_kinds_share_the_clips_of_stories() -> None:
     assert named == {utterance.path for utterance in world().utterances} - recordings
 
 
-def test_speech_in_training_is_single_turn_and_every_row_but_text_holds_some() -> None:
-    for row in rows_of("train/"):
-        if row.task != "text":
-            assert len(row.turns) == 2 and row.clips
-        else:
-            assert not row.clips
+def test_no_conversation_of_training_has_more_than_one_spoken_turn_and_every_one_but_text_has_it() -> None:
+    for name, rows in world().conversations.items():
+        if not name.startswith("train/"):
+            continue
+        for row in rows:
+            assert sum(bool(turn.clips) for turn in row.turns) == (name != "train/text"), row
+            if name == "train/chat":
+                assert 4 <= len(row.turns) <= 8 and row.task == "mixed"
+            elif name != "train/text":
+                assert len(row.turns) == 2
+    spoken_turns = {
+        next(number for number, turn in enumerate(row.turns) if turn.clips) // 2
+        for row in world().conversations["train/chat"]
+    }
+    assert spoken_turns >= {0, 1, 2}
 
 
 def test_mixed_rows_put_speech_anywhere() -> None:
@@ -184,8 +194,22 @@ def test_combinations_of_task_and_way_of_asking_are_held_out() -> None:
     for row in world().conversations["train/mixed"]:
         assert row.metadata["task"] not in UNSEEN_MIXED
         assert row.metadata["task"] not in UNSEEN_WHOLE or len(row.turns[0].parts) > 1
+    whole, in_part = [
+        {opening for task in tasks for language in LANGUAGES for opening in openings_of(task, language)}
+        for tasks in (UNSEEN_WHOLE, UNSEEN_MIXED)
+    ]
+    for row in world().conversations["train/chat"]:
+        for turn in row.turns:
+            if turn.clips:
+                openings = whole if len(turn.parts) == 1 else in_part
+                assert not turn_text(turn.parts).startswith(tuple(openings)), row
     for row in world().conversations["eval/unseen.combinations"]:
         assert row.metadata["task"] in (UNSEEN_WHOLE if row.task == "instruction" else UNSEEN_MIXED)
+
+
+def openings_of(task: str, language: Language) -> set[str]:
+    """What the wordings of a task begin with."""
+    return {template.split("{x}")[0] for template in WORDINGS[task][language].common}
 
 
 def write(folder: Path, seed: int) -> str:

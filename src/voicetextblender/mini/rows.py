@@ -34,7 +34,7 @@ from voicetextblender.mini.tasks import (
     transcribe_story,
     translate_story,
 )
-from voicetextblender.mini.text_tasks import TEXT_ONLY_MAKERS, Dialogue, draw_mixture
+from voicetextblender.mini.text_tasks import DIALOGUE_MAKERS, TEXT_ONLY_MAKERS, Dialogue, draw_chat, draw_mixture
 
 WHOLE_TASKS = ("answer", "arithmetic", "repeat", "word", "opposite", "next", "previous", "translate", "remember")
 """Asked by voice alone, instruction and all. Training never hears `sort` and `category` so."""
@@ -80,6 +80,7 @@ class MiniWorldConfig(StrictConfig):
     num_story_clips: int = Field(default=2500, ge=1)
     num_instruction_rows: int = Field(default=2500, ge=1)
     num_mixed_rows: int = Field(default=2500, ge=1)
+    num_chat_rows: int = Field(default=800, ge=1)
     num_recordings: int = Field(default=5000, ge=1)
     num_text_rows: int = Field(default=5000, ge=1)
     num_eval_items: int = Field(default=200, ge=2)
@@ -125,6 +126,21 @@ def turn_row(
     else:
         parts = mixed(exchange, random, studio, may_be_whole=exchange.task not in UNSEEN_WHOLE)
     return as_conversation(id, [(parts, exchange.answer)], kind, exchange.language, exchange.task)
+
+
+def chat_row(id: str, random: Random, studio: Studio) -> Conversation:
+    """A chat of several turns of which exactly one is spoken, wholly or in part; the others are written."""
+    while True:
+        chat = draw_chat(random, TRAIN_SPEECH, random.choice(list(DIALOGUE_MAKERS)))
+        position = random.randrange(len(chat.exchanges))
+        exchange = chat.exchanges[position]
+        is_whole = random.random() < 0.7 or not is_one_language(exchange)
+        if exchange.task not in (UNSEEN_WHOLE if is_whole else UNSEEN_MIXED):
+            break
+    turns = [(written(exchange), exchange.answer) for exchange in chat.exchanges]
+    said = spoken(exchange, studio) if is_whole else mixed(exchange, random, studio, may_be_whole=False)
+    turns[position] = (said, exchange.answer)
+    return as_conversation(id, turns, "mixed", chat.exchanges[0].language, chat.task)
 
 
 def record_anything(random: Random, studio: Studio) -> None:

@@ -21,6 +21,7 @@ from voicetextblender.mini.rows import (
     STORY_KINDS,
     TRAIN_SPEECH,
     MiniWorldConfig,
+    chat_row,
     keyed,
     record_anything,
     story_row,
@@ -84,7 +85,7 @@ def build_world(
 
 
 def train_rows(config: MiniWorldConfig, studio: Studio) -> dict[str, list[Conversation]]:
-    """The rows of each kind; speech is single-turn, only text has several turns."""
+    """The rows of each kind. No conversation has more than one spoken turn; `chat` has it among written ones."""
     rows: dict[str, list[Conversation]] = {kind: [] for kind in STORY_KINDS}
     for index in range(config.num_story_clips):
         random = keyed(config, "train story", index)
@@ -98,6 +99,10 @@ def train_rows(config: MiniWorldConfig, studio: Studio) -> dict[str, list[Conver
     rows["mixed"] = [
         turn_row(f"train.mixed.{index:05d}", keyed(config, "train mixed", index), "mixed", studio)
         for index in range(config.num_mixed_rows)
+    ]
+    rows["chat"] = [
+        chat_row(f"train.chat.{index:05d}", keyed(config, "train chat", index), studio)
+        for index in range(config.num_chat_rows)
     ]
     rows["text"] = [
         text_row(f"train.text.{index:05d}", draw_mixture(keyed(config, "train text", index), Scope("train")))

@@ -97,7 +97,7 @@ class BaseLLMConfig(StrictConfig):
     rope_theta: float = 1000.0
     num_tokenizer_chats: int = 6000
     chats_per_step: int = 24
-    num_groups: int = Field(default=4, ge=1)
+    num_groups: int = Field(default=8, ge=1)
     pretrain: PretrainConfig = PretrainConfig(steps=1550, learning_rate=1.2e-3, warmup_steps=40, checkpoint_every=100)
 
 

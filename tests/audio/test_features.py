@@ -84,3 +84,25 @@ def test_a_tone_peaks_in_its_band() -> None:
     )
     # 1 kHz is mel 15 and 8 kHz mel 45.25: of 80 bands the one whose centre is nearest to 1 kHz has the index 26.
     assert power[0, 50].argmax() == round(15.0 / 45.245 * 81) - 1
+
+
+def test_all_bands_of_a_clip_together_keep_the_shape_of_its_spectrum() -> None:
+    waveforms, num_samples = torch.randn(2, 8000), torch.tensor([8000, 4000])
+    features, num_frames = LogMel(LogMelConfig(normalise="clip"))(waveforms, num_samples)
+    for clip, length in zip(features, num_frames.tolist(), strict=True):
+        assert abs(float(clip[:length].mean())) < 1e-5 and abs(float(clip[:length].std()) - 1) < 1e-3
+        assert bool((clip[length:] == 0).all())
+    alone, _ = LogMel(LogMelConfig(normalise="clip"))(waveforms[1:, :4000], num_samples[1:])
+    assert torch.allclose(features[1, : alone.shape[1]], alone[0], atol=1e-5)
+    spectrum = LogMel()._log_mel(waveforms, num_samples)[0, : int(num_frames[0])].mean(0)
+    assert float(torch.corrcoef(torch.stack([features[0, : int(num_frames[0])].mean(0), spectrum]))[0, 1]) > 0.999
+
+
+def test_bands_above_the_limit_are_zero_and_change_nothing_below_it() -> None:
+    config = LogMelConfig(normalise="clip", band_limit_hz=4000.0)
+    assert config.num_bands_kept == 61
+    low = torch.randn(8000, generator=torch.Generator().manual_seed(0))
+    high = torch.sin(2 * torch.pi * 7000 * torch.arange(8000) / 16_000)
+    features, _ = LogMel(config)(torch.stack([low, low + high]), torch.tensor([8000, 8000]))
+    assert bool((features[:, :, 61:] == 0).all()) and features.shape[2] == 80
+    assert torch.allclose(features[0, 2:-2], features[1, 2:-2], atol=0.2)

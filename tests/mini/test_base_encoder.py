@@ -83,11 +83,11 @@ def test_labels_are_spread_by_the_length_of_their_pieces() -> None:
 def test_a_pass_holds_each_clip_once_in_batches_of_like_length(tmp_path: Path) -> None:
     clips = make_clips(tmp_path, 4)
     tokenizer = train_ctc_tokenizer(TEXTS, 110)
-    data = ClipBatches(clips, tokenizer, CONFIG)
+    data = ClipBatches(clips, tokenizer, CONFIG, tmp_path)
     for epoch in (0, 1):
         assert sorted(member for batch in data.epoch(epoch) for member in batch) == list(range(16))
     assert data.epoch(0) != data.epoch(1)
-    again = ClipBatches(clips, tokenizer, CONFIG).batch(5)
+    again = ClipBatches(clips, tokenizer, CONFIG, tmp_path).batch(5)
     for tensor, expected in zip(data.batch(5), again, strict=True):
         assert torch.equal(tensor, expected)
 
@@ -96,9 +96,9 @@ def test_clips_that_are_too_short_are_left_out_and_counted(tmp_path: Path) -> No
     clips = make_clips(tmp_path, 1)
     tokenizer = train_ctc_tokenizer(TEXTS, 110)
     short = TranscribedClip(clips[0].path, 1280, "two, low, two, low")
-    assert ClipBatches([*clips, short], tokenizer, CONFIG).num_dropped == 1
+    assert ClipBatches([*clips, short], tokenizer, CONFIG, tmp_path).num_dropped == 1
     with pytest.raises(DataError, match=r"^speech encoder: none of the 1 clips is long enough for its transcript; CTC"):
-        ClipBatches([short], tokenizer, CONFIG)
+        ClipBatches([short], tokenizer, CONFIG, tmp_path)
 
 
 def test_signal_reaches_the_layers_at_the_start() -> None:
@@ -111,7 +111,7 @@ def test_signal_reaches_the_layers_at_the_start() -> None:
 def test_calibrated_statistics_are_those_of_the_data(tmp_path: Path) -> None:
     clips = make_clips(tmp_path, 1)
     tokenizer = train_ctc_tokenizer(TEXTS, 110)
-    data = ClipBatches(clips, tokenizer, CONFIG)
+    data = ClipBatches(clips, tokenizer, CONFIG, tmp_path)
     model = build_base_encoder(CONFIG, tokenizer)
     norm = model.encoder.layers[0].conv.norm
     seen: list[torch.Tensor] = []

@@ -121,3 +121,18 @@ def test_recordings_of_people(shared_data: Path, tmp_path: Path) -> None:
     assert summary.rows == {"train": 1200, "dev": 60, "test": 120} and not summary.drops
     assert {c.metadata["speaker"] for c in read_manifest(tmp_path / "test.jsonl")} == {"yweweler"}
     assert len({c.metadata["speaker"] for c in read_manifest(tmp_path / "train.jsonl")}) == 5
+
+
+def test_invented_speakers_say_half_of_the_training_and_nothing_else(tmp_path: Path) -> None:
+    pytest.importorskip("espeakng_loader", reason="the embedded synthesiser is not installed")
+    corpus = make_digits(tmp_path / "corpus")
+    sizes = {"num_train": 400, "num_dev": 50, "num_test": 50}
+    prepare_digits(corpus, tmp_path / "out", num_voices=3, **sizes)
+    rows = {split: read_manifest(tmp_path / f"out/{split}.jsonl") for split in ("train", "dev", "test")}
+    speakers = Counter(row.metadata["speaker"] for row in rows["train"])
+    assert set(speakers) == {"ann", "bob", "voice 0000", "voice 0001", "voice 0002"}
+    assert 160 < speakers["ann"] + speakers["bob"] < 240
+    assert {row.metadata["speaker"] for row in rows["dev"]} == {"ann", "bob"}
+    assert {row.metadata["speaker"] for row in rows["test"]} == {"cid"}
+    for clip in (clip for row in rows["train"] for clip in row.clips):
+        assert Path(clip.path or "").is_file()

@@ -28,6 +28,12 @@ class LogMelConfig(StrictConfig):
     """Geometry of the features; the defaults are those of NeMo's FastConformer encoders with 80 mel bands.
 
     Lengths are in samples, the sampling rate in Hz. `log_guard` is added to each mel power before the logarithm.
+    `normalise` gives each band of a clip mean 0 and variance 1, or all bands of the clip together: that keeps the shape
+    of the spectrum, which is most of what a clip of a single word has, and with it the colour of the line. Bands that
+    reach above `band_limit_hz` are zero, and the others are normalised without them: recordings of a narrow band have
+    nothing there but rounding, which normalisation would make as large as speech.
+
+    Source: NeMo's `normalize`, `per_feature` and `all_features`; the limit: ours.
     """
 
     kind: Literal["log_mel"] = "log_mel"
@@ -38,6 +44,15 @@ class LogMelConfig(StrictConfig):
     num_mels: int = Field(default=80, gt=0)
     preemphasis: float = Field(default=0.97, ge=0.0, lt=1.0)
     log_guard: float = Field(default=2.0**-24, gt=0.0)
+    normalise: Literal["band", "clip"] = "band"
+    band_limit_hz: float | None = Field(default=None, gt=0)
+
+    @property
+    def num_bands_kept(self) -> int:
+        """Bands below the limit; all where there is none."""
+        if self.band_limit_hz is None:
+            return self.num_mels
+        return int(np.searchsorted(mel_edges_hz(self.num_mels, self.sampling_rate)[2:], self.band_limit_hz, "right"))
 
     @property
     def framing(self) -> Stage:
@@ -46,7 +61,7 @@ class LogMelConfig(StrictConfig):
 
 
 class LogMel(torch.nn.Module):
-    """Pre-emphasis, short-time power spectrum, log mel bands, each band to mean 0 and variance 1 over its clip.
+    """Pre-emphasis, short-time power spectrum, log mel bands, to mean 0 and variance 1 over the clip.
 
     Holds neither parameters nor buffers: loading a model leaves buffers that are not saved empty, and casting a model
     to bf16 would cast them. The window and the mel filters are made once per device, and all arithmetic is float32.
@@ -68,7 +83,9 @@ class LogMel(torch.nn.Module):
         with torch.autocast(waveforms.device.type, enabled=False):
             num_frames = num_audio_frames(num_samples, self.config.hop_length)
             log_mel = self._log_mel(waveforms.float(), num_samples)[:, : int(num_frames.max())]
-            return _normalise(log_mel, num_frames), num_frames
+            kept = self.config.num_bands_kept
+            features = _normalise(log_mel[:, :, :kept], num_frames, self.config.normalise == "clip")
+            return torch.nn.functional.pad(features, (0, self.config.num_mels - kept)), num_frames
 
     def _log_mel(
         self, waveforms: Float[Tensor, "clips samples"], num_samples: Int[Tensor, " clips"]
@@ -102,13 +119,15 @@ class LogMel(torch.nn.Module):
 
 
 def _normalise(
-    log_mel: Float[Tensor, "clips frames mels"], num_frames: Int[Tensor, " clips"]
+    log_mel: Float[Tensor, "clips frames mels"], num_frames: Int[Tensor, " clips"], all_bands: bool
 ) -> Float[Tensor, "clips frames mels"]:
+    """Each band of each clip, or all bands of each clip together, to mean 0 and variance 1; padding to zero."""
     inside = (torch.arange(log_mel.shape[1], device=log_mel.device) < num_frames[:, None])[:, :, None]
-    count = num_frames[:, None, None]
-    mean = log_mel.masked_fill(~inside, 0.0).sum(dim=1, keepdim=True) / count.clamp(min=1)
+    axes, width = ((1, 2), log_mel.shape[2]) if all_bands else ((1,), 1)
+    count = num_frames[:, None, None] * width
+    mean = log_mel.masked_fill(~inside, 0.0).sum(dim=axes, keepdim=True) / count.clamp(min=1)
     centred = (log_mel - mean).masked_fill(~inside, 0.0)
-    variance = centred.square().sum(dim=1, keepdim=True) / (count - 1).clamp(min=1)
+    variance = centred.square().sum(dim=axes, keepdim=True) / (count - 1).clamp(min=1)
     return centred / (variance.sqrt() + NORMALISATION_EPSILON)
 
 
@@ -118,8 +137,7 @@ def mel_filter_bank(num_mels: int, n_fft: int, sampling_rate: int) -> np.ndarray
     Source: the filters of librosa and NeMo (`htk=False`, `norm="slaney"`), and of Whisper.
     """
     bins_hz = np.fft.rfftfreq(n_fft, d=1.0 / sampling_rate)
-    highest_mel = _hz_to_mel(sampling_rate / 2)
-    edges_hz = _mel_to_hz(np.linspace(0.0, highest_mel, num_mels + 2))
+    edges_hz = mel_edges_hz(num_mels, sampling_rate)
     widths_hz = np.diff(edges_hz)
     distance = edges_hz[:, None] - bins_hz[None, :]
     rising = -distance[:-2] / widths_hz[:-1, None]
@@ -127,6 +145,11 @@ def mel_filter_bank(num_mels: int, n_fft: int, sampling_rate: int) -> np.ndarray
     height = 2.0 / (edges_hz[2:] - edges_hz[:-2])
     filters: np.ndarray = np.maximum(0.0, np.minimum(rising, falling)) * height[:, None]
     return filters.astype(np.float32)
+
+
+def mel_edges_hz(num_mels: int, sampling_rate: int) -> np.ndarray:
+    """Where the triangles of the mel bands begin, peak and end, in Hz, [mels + 2]."""
+    return _mel_to_hz(np.linspace(0.0, _hz_to_mel(sampling_rate / 2), num_mels + 2))
 
 
 def _hz_to_mel(frequency_hz: float) -> float:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from voicetextblender.cli.console import console, examples
+from voicetextblender.units import SAMPLING_RATE
 
 if TYPE_CHECKING:
     from voicetextblender.prepare.corpora import PrepareSummary
@@ -64,13 +66,49 @@ def digits(
     held_out_speaker: Annotated[
         str | None, typer.Option(help="Who is heard in the test alone.", show_default="the last by name")
     ] = None,
+    voices: Annotated[int, typer.Option(min=0, help="Invented speakers beside the people, in training alone.")] = 160,
     seed: Annotated[int, typer.Option(help="Key of what is asked.")] = 0,
 ) -> None:
     """Put recordings of single digits into mixed-modal turns: add, read back, sort, translate."""
     from voicetextblender.prepare.digits import prepare_digits
 
-    summary = prepare_digits(folder, out, num_train=num_train, held_out_speaker=held_out_speaker, seed=seed)
+    summary = prepare_digits(
+        folder, out, num_train=num_train, held_out_speaker=held_out_speaker, num_voices=voices, seed=seed
+    )
     print_summary(summary, out)
+
+
+@app.command(
+    epilog=examples(
+        ("vtb prepare adapt ~/corpora/readings --out runs/people/encoder", "after `vtb prepare mini`"),
+        ("vtb prepare adapt runs/digits/data/train.jsonl --narrow-band --out runs/digits/encoder", "telephone speech"),
+    )
+)
+def adapt(
+    sources: Annotated[
+        list[Path],
+        typer.Argument(help="Corpora, as for `corpus`, or manifests of conversations whose clips have text."),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the adapted encoder.")],
+    start: Annotated[Path, typer.Option(help="The encoder to start from.")] = Path("runs/mini/base/encoder"),
+    keep: Annotated[
+        Path, typer.Option(help="Folder of manifests; a share of their clips is heard too, so as not to be forgotten.")
+    ] = Path("runs/mini/data/train"),
+    narrow_band: Annotated[bool, typer.Option(help="Nothing above 4 kHz, each clip normalised as a whole.")] = False,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 4000,
+) -> None:
+    """Let the small world's speech encoder hear people: more CTC training, on recordings and its own clips."""
+    from voicetextblender.mini.adapt import adapt_encoder, adaptation, collect_clips
+
+    data = collect_clips(sources, sorted(keep.glob("*.jsonl")))
+    hours = sum(clip.num_samples for clip in data.recordings) / SAMPLING_RATE / 3600
+    console.print(f"{len(data.recordings)} recordings, {hours:.2f} h, and {len(data.kept)} clips of {keep}")
+    for reason, count in Counter(drop.reason for drop in data.drops).items():
+        console.print(f"left out: {count} ({reason})", style="yellow", markup=False)
+    result = adapt_encoder(start, data, out, adaptation(steps, narrow_band=narrow_band), console)
+    if result.num_dropped:
+        console.print(f"left out: {result.num_dropped} (too short for their transcript)", style="yellow")
+    console.print(f"{out}: a speech encoder with its CTC head", highlight=False)
 
 
 @app.command(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from pydantic import Field
@@ -21,16 +22,19 @@ from tokenizers.pre_tokenizers import Sequence as PreTokenizers
 from tokenizers.trainers import BpeTrainer
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import ParakeetCTCConfig, ParakeetEncoderConfig, ParakeetForCTC, ParakeetTokenizer
+from transformers import AutoTokenizer, ParakeetCTCConfig, ParakeetEncoderConfig, ParakeetForCTC, ParakeetTokenizer
 
-from voicetextblender.audio.features import LogMel
+from voicetextblender.audio.augment import SpecAugmentConfig, spec_augment
+from voicetextblender.audio.distort import AugmentConfig, Distorter, change_speed, draw_speed, num_samples_at_speed
+from voicetextblender.audio.features import LogMel, LogMelConfig
 from voicetextblender.audio.front_end import extract_features
 from voicetextblender.audio.lengths import num_audio_tokens, num_encoder_frames
 from voicetextblender.audio.waveform import read_waveform
 from voicetextblender.config import StrictConfig
-from voicetextblender.errors import DataError, describe
+from voicetextblender.errors import DataError, ModelError, describe
 from voicetextblender.files import derive_seed
 from voicetextblender.mini.pretrain import PretrainConfig, fit, write_losses
+from voicetextblender.model.encoders.load import load_whole
 
 BLANK, UNKNOWN = "<blank>", "<unk>"
 IGNORED = -100
@@ -46,6 +50,8 @@ class BaseEncoderConfig(StrictConfig):
         conv_channels: of the subsampling front end, which sees 8 times as many frames as the layers.
         num_flat_start_steps: over which the loss passes from evenly spread labels to CTC.
         num_calibration_steps: batches whose mean statistics replace the running ones of batch normalisation at the end.
+        features: kept in the encoder's configuration, where they are not those of all FastConformers.
+        augment, spec_augment: how waveforms and features are changed, another way in each epoch.
     """
 
     hidden_size: int = 256
@@ -57,6 +63,9 @@ class BaseEncoderConfig(StrictConfig):
     clips_per_step: int = 8
     num_flat_start_steps: int = 400
     num_calibration_steps: int = 40
+    features: LogMelConfig = LogMelConfig()
+    augment: AugmentConfig | None = None
+    spec_augment: SpecAugmentConfig | None = None
     pretrain: PretrainConfig = PretrainConfig(
         steps=2700, learning_rate=1.5e-3, warmup_steps=100, weight_decay=0.01, checkpoint_every=250
     )
@@ -80,21 +89,31 @@ class BaseEncoderResult:
 
 
 def pretrain_base_encoder(
-    clips: Sequence[TranscribedClip], out: Path, config: BaseEncoderConfig | None = None, console: Console | None = None
+    clips: Sequence[TranscribedClip],
+    out: Path,
+    config: BaseEncoderConfig | None = None,
+    console: Console | None = None,
+    start: Path | None = None,
 ) -> BaseEncoderResult:
     """Train tokenizer and encoder on `clips` and save both to the folder `out`.
 
     An interrupted call continues when it is made again. The file `training.pt` in `out` is there until it is done.
 
+    Args:
+        start: a finished folder of this kind whose weights are the start, instead of random ones.
+
     Raises:
         DataError: no clip is long enough for its transcript.
         CheckpointError: `out` holds an unfinished training of another configuration.
+        ModelError: `start` holds an encoder of another size, or none.
     """
     config = config or BaseEncoderConfig()
     tokenizer = train_ctc_tokenizer([clip.text for clip in clips], config.vocab_size)
-    data = ClipBatches(clips, tokenizer, config)
+    data = ClipBatches(clips, tokenizer, config, out)
     torch.manual_seed(derive_seed("base encoder", config.pretrain.seed))
     model = build_base_encoder(config, tokenizer)
+    if start is not None:
+        copy_base_encoder(start, model, tokenizer)
 
     def step_loss(step: int) -> Tensor:
         return encoder_loss(model, data, step)
@@ -107,7 +126,7 @@ def pretrain_base_encoder(
         config.pretrain,
         checkpoint=checkpoint,
         label="speech encoder",
-        data_key=f"{config.model_dump_json(exclude={'pretrain'})} {spoken}",
+        data_key=f"{config.model_dump_json(exclude={'pretrain'})} {spoken} {start or ''}",
         console=console,
     )
     calibrate_batch_norm(model, data, config.num_calibration_steps)
@@ -164,7 +183,8 @@ def build_base_encoder(config: BaseEncoderConfig, tokenizer: ParakeetTokenizer) 
         num_attention_heads=config.num_heads,
         intermediate_size=4 * config.hidden_size,
         subsampling_conv_channels=config.conv_channels,
-        num_mel_bins=80,
+        num_mel_bins=config.features.num_mels,
+        log_mel=config.features.model_dump(exclude_defaults=True),
         dropout=config.dropout,
         activation_dropout=config.dropout,
         attention_dropout=config.dropout,
@@ -175,6 +195,30 @@ def build_base_encoder(config: BaseEncoderConfig, tokenizer: ParakeetTokenizer) 
     initialise(model)
     # Twice as fast in the convolutions of the front end on a CPU.
     return model.to(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def copy_base_encoder(start: Path, model: ParakeetForCTC, tokenizer: ParakeetTokenizer) -> None:
+    """Give `model` the encoder of the folder `start`, and the rows of its head for the pieces that both know.
+
+    Raises:
+        ModelError: the folder holds no CTC encoder, or one of another size.
+    """
+    if not (start / "config.json").is_file():
+        expected = "a folder of a ParakeetForCTC model with its tokenizer"
+        raise ModelError(describe(str(start), "there is no encoder", expected, "Run vtb prepare mini first"))
+    old = load_whole(ParakeetForCTC, str(start))
+    sizes = {name: tensor.shape for name, tensor in old.encoder.state_dict().items()}
+    if sizes != {name: tensor.shape for name, tensor in model.encoder.state_dict().items()}:
+        found = f"its encoder has {old.encoder.num_parameters():,} parameters"
+        expected = f"one of {model.encoder.num_parameters():,}, in the same layers, is adapted"
+        raise ModelError(describe(str(start), found, expected, "Choose the base encoder of the embedded world"))
+    model.encoder.load_state_dict(old.encoder.state_dict())
+    places = AutoTokenizer.from_pretrained(start, local_files_only=True).get_vocab()
+    for piece, row in tokenizer.get_vocab().items():
+        if piece in places:
+            model.ctc_head.weight[row] = old.ctc_head.weight[places[piece]]
+            model.ctc_head.bias[row] = old.ctc_head.bias[places[piece]]
 
 
 def initialise(model: torch.nn.Module) -> None:
@@ -209,10 +253,13 @@ class ClipBatches:
     """Batches of clips of like length; which clips make up a step follows from the step alone.
 
     Clips with fewer encoder frames than CTC needs for their transcript are left out and counted.
+
+    Args:
+        cache_dir: where it is kept which recordings of noise and rooms are sound.
     """
 
     def __init__(
-        self, clips: Sequence[TranscribedClip], tokenizer: ParakeetTokenizer, config: BaseEncoderConfig
+        self, clips: Sequence[TranscribedClip], tokenizer: ParakeetTokenizer, config: BaseEncoderConfig, cache_dir: Path
     ) -> None:
         labels = tokenizer([clip.text for clip in clips], add_special_tokens=False)["input_ids"]
         kept = [index for index, clip in enumerate(clips) if fits_ctc(clip.num_samples, labels[index])]
@@ -230,7 +277,8 @@ class ClipBatches:
         )
         self.piece_lengths[self.blank] = 0
         self.config = config
-        self.log_mel = LogMel()
+        self.log_mel = LogMel(config.features)
+        self.distort = Distorter(config.augment, "augment", cache_dir) if config.augment else None
         self.features: dict[int, Tensor] = {}
         self.epoch = lru_cache(maxsize=2)(self._epoch)
 
@@ -239,10 +287,13 @@ class ClipBatches:
         num_batches = max(1, len(self.clips) // self.config.clips_per_step)
         epoch, position = divmod(step, num_batches)
         members = self.epoch(epoch)[position]
-        features = self._features(members)
+        keys = [derive_seed("clip", self.config.pretrain.seed, epoch, member) for member in members]
+        features = self._changed_features(members, keys) if self.config.augment else self._features(members)
         num_frames = torch.tensor([len(frames) for frames in features])
         padded = pad_sequence(features, batch_first=True).float()
         inside = torch.arange(padded.shape[1]) < num_frames[:, None]
+        if self.config.spec_augment:
+            padded = spec_augment(padded, num_frames, self.config.spec_augment, keys)
         labels = pad_sequence([self.labels[member] for member in members], batch_first=True, padding_value=self.blank)
         return padded, inside, labels
 
@@ -264,11 +315,28 @@ class ClipBatches:
     def _features(self, members: Sequence[int]) -> list[Tensor]:
         """Features of clips [frames, mels] each; kept in half precision, since reading and transforming takes time."""
         if missing := [member for member in members if member not in self.features]:
-            waveforms = [torch.from_numpy(read_waveform(self.clips[member].path)) for member in missing]
-            features, mask = extract_features(self.log_mel, waveforms)
-            for member, rows, num_frames in zip(missing, features.half(), mask.sum(1).tolist(), strict=True):
-                self.features[member] = rows[:num_frames].clone()
+            waveforms = [read_waveform(self.clips[member].path) for member in missing]
+            self.features |= zip(missing, (rows.half() for rows in self._transform(waveforms)), strict=True)
         return [self.features[member] for member in members]
+
+    def _changed_features(self, members: Sequence[int], keys: Sequence[int]) -> list[Tensor]:
+        """Features of clips as they might sound elsewhere; one that would be too short for CTC keeps its speed."""
+        waveforms = []
+        for member, key in zip(members, keys, strict=True):
+            waveform = read_waveform(self.clips[member].path)
+            percent = self._speed(key)
+            if fits_ctc(num_samples_at_speed(len(waveform), percent), self.labels[member].tolist()):
+                waveform = change_speed(waveform, percent)
+            waveforms.append(self.distort(waveform, key) if self.distort else waveform)
+        return self._transform(waveforms)
+
+    def _speed(self, key: int) -> int:
+        config = self.config.augment
+        return draw_speed(config.speed, derive_seed(key, "speed")) if config and config.speed else 100
+
+    def _transform(self, waveforms: Sequence[np.ndarray]) -> list[Tensor]:
+        features, mask = extract_features(self.log_mel, [torch.from_numpy(waveform) for waveform in waveforms])
+        return [rows[:num_frames].clone() for rows, num_frames in zip(features, mask.sum(1).tolist(), strict=True)]
 
 
 def fits_ctc(num_samples: int, labels: Sequence[int]) -> bool:

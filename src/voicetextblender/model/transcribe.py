@@ -10,8 +10,9 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoTokenizer, ParakeetForCTC
 
-from voicetextblender.audio.features import LogMel, LogMelConfig
+from voicetextblender.audio.features import LogMel
 from voicetextblender.errors import ModelError, describe
+from voicetextblender.model.encoders.plan import log_mel_of
 
 
 class CtcTranscriber:
@@ -32,7 +33,7 @@ class CtcTranscriber:
             raise ModelError(describe(str(folder), found, expected, "Train the speech encoder first, or mend the path"))
         self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         self.model = ParakeetForCTC.from_pretrained(folder, local_files_only=True).to(device).eval()
-        self.features = LogMel(LogMelConfig(num_mels=self.model.config.encoder_config.num_mel_bins))
+        self.features = LogMel(log_mel_of(self.model.config.encoder_config))
         self.batch_size = batch_size
 
     def transcribe(self, waveforms: Sequence[np.ndarray]) -> list[str]:

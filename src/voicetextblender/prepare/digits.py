@@ -15,6 +15,7 @@ from voicetextblender.chat.slots import CLIP_SLOT, fill_slots
 from voicetextblender.errors import DataError, describe
 from voicetextblender.files import derive_seed
 from voicetextblender.prepare.corpora import PrepareSummary, Recording, Split, read_recordings, write_manifests
+from voicetextblender.prepare.synthesis import Utterance, list_variants, synthesize_utterances
 
 # fmt: off
 ENGLISH_NUMBERS = (
@@ -23,6 +24,10 @@ ENGLISH_NUMBERS = (
 GERMAN_DIGITS = ("null", "eins", "zwei", "drei", "vier", "fünf", "sechs", "sieben", "acht", "neun")
 # fmt: on
 MAX_CLIPS = 3
+VOICED_SHARE = 0.5
+"""Share of the training conversations that invented speakers say, where there are any."""
+ACCENTS = ("en-us", "en", "en-gb-x-rp", "en-gb-scotland", "en-gb-x-gbcwmd", "en-029")
+"""English voices of espeak-ng from which speakers are invented."""
 
 ARITHMETIC_WORDINGS = ("What is {x}?", "How much is {x}?", "Calculate {x}.", "Tell me: what is {x}?")
 REPEAT_WORDINGS = ("Repeat: {x}.", "Say again: {x}.", "Repeat these words: {x}.")
@@ -56,6 +61,7 @@ def prepare_digits(
     num_dev: int = 200,
     num_test: int = 600,
     held_out_speaker: str | None = None,
+    num_voices: int = 0,
     seed: int = 0,
 ) -> PrepareSummary:
     """Write `out`/{train,dev,test}.jsonl of mixed-modal conversations, every task equally often.
@@ -66,10 +72,12 @@ def prepare_digits(
     Args:
         folder: a corpus as `read_recordings` reads it, of single English digits.
         held_out_speaker: the last one by name when None.
+        num_voices: invented speakers, synthesised under `out`/voices, who say half of the training conversations.
 
     Raises:
         DataError: the corpus is malformed, a text is no digit, the speaker is unknown or the only one, or a speaker
             of a split lacks recordings of a digit.
+        AudioError: voices are wanted, and espeak-ng is missing.
     """
     recordings, drops = read_recordings(folder)
     speakers = sorted({recording.speaker for recording in recordings})
@@ -84,18 +92,59 @@ def prepare_digits(
         "dev": ([recording for recording in others if recording.split != "train"], num_dev),
         "test": ([recording for recording in recordings if recording.speaker == held_out], num_test),
     }
+    invented = _group(speak_digits(num_voices, out, seed), f"{out}/voices") if num_voices else None
     conversations: dict[Split, list[Conversation]] = {}
     for split, (of_split, count) in chosen.items():
         grouped = _group(of_split, f"{folder} ({split})") if count else {}
-        conversations[split] = [digit_conversation(grouped, split, number, seed) for number in range(count)]
+        beside = invented if split == "train" else None
+        conversations[split] = [digit_conversation(grouped, split, number, seed, beside) for number in range(count)]
     return write_manifests(out, conversations, drops)
 
 
-def digit_conversation(recordings: Recordings, split: str, number: int, seed: int) -> Conversation:
-    """The conversation with this number; it depends on the arguments alone."""
+def speak_digits(num_voices: int, out: Path, seed: int) -> list[Recording]:
+    """All digits in as many invented voices: an accent, a variant, a speed and a pitch each.
+
+    Raises:
+        AudioError: espeak-ng is missing.
+    """
+    variants, utterances = list_variants(), []
+    for number in range(num_voices):
+        random = Random(derive_seed("digit voice", seed, number))
+        voice = f"{random.choice(ACCENTS)}+{variants[number % len(variants)]}"
+        rate_wpm, pitch = random.randint(120, 230), random.randint(20, 70)
+        for word in ENGLISH_NUMBERS[:10]:
+            path = f"voices/{number:04d}/{word}.flac"
+            said_at = (rate_wpm + random.randint(-20, 20), pitch + random.randint(-10, 10))
+            utterances.append(Utterance(path, word, "en", voice, *said_at, snr_db=None, seed=0))
+    num_samples = synthesize_utterances(utterances, out)
+    return [
+        Recording(
+            id=utterance.path,
+            path=out.resolve() / utterance.path,
+            num_samples=num_samples[utterance.path],
+            text=utterance.text,
+            language="en",
+            speaker=f"voice {utterance.path.split('/')[1]}",
+            split="train",
+            where=utterance.path,
+        )
+        for utterance in utterances
+    ]
+
+
+def digit_conversation(
+    recordings: Recordings, split: str, number: int, seed: int, invented: Recordings | None = None
+) -> Conversation:
+    """The conversation with this number; it depends on the arguments alone.
+
+    Args:
+        invented: of speakers who say their share of the conversations in place of `recordings`.
+    """
     random = Random(derive_seed("digits", seed, split, number))
     name = list(TASKS)[number % len(TASKS)]
     task = TASKS[name](random)
+    if invented is not None and random.random() < VOICED_SHARE:
+        recordings = invented
     speaker = random.choice(sorted(recordings))
     clips = [random.choice(recordings[speaker][digit]).clip for digit in task.digits]
     return Conversation(

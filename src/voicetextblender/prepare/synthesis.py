@@ -28,6 +28,9 @@ SHARD_SIZE = 500
 PEAK = 0.7
 """Largest absolute sample of a finished clip."""
 
+STRANGE_VARIANTS = ("whisper", "croak", "klatt", "robo", "demonic")
+"""What is in the name of a variant that whispers, creaks or is a machine."""
+
 FORMAT = 1
 """Raised when the same utterance gives other samples than before, so that old shards are made anew."""
 
@@ -141,6 +144,17 @@ def _load_espeak() -> tuple[ctypes.CDLL, Path]:
             )
         ) from error
     return ctypes.CDLL(espeakng_loader.get_library_path()), Path(espeakng_loader.get_data_path())
+
+
+def list_variants() -> list[str]:
+    """The variants that make other speakers of any voice of espeak-ng, without those that no person sounds like.
+
+    Raises:
+        AudioError: the package that brings the library is missing.
+    """
+    _, data_path = _load_espeak()
+    names = sorted(variant.name for variant in (data_path / "voices" / "!v").iterdir())
+    return [name for name in names if not any(strange in name.lower() for strange in STRANGE_VARIANTS)]
 
 
 def trim_silence(waveform: np.ndarray, threshold_db: float = -45.0, margin_s: float = 0.05) -> np.ndarray:

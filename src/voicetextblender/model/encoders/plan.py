@@ -113,13 +113,18 @@ def read_front_end_values(path: str) -> dict[str, Any]:
     return values
 
 
+def log_mel_of(config: PreTrainedConfig) -> LogMelConfig:
+    """The features of a FastConformer: NeMo's, but for what its configuration says under `log_mel`."""
+    return LogMelConfig(**({"num_mels": config.num_mel_bins} | getattr(config, "log_mel", {})))
+
+
 def _raw_features(path: str, config: PreTrainedConfig) -> RawConfig:
     values = read_front_end_values(path)
     return RawConfig(normalise=values["do_normalize"], sampling_rate=values["sampling_rate"])
 
 
 FRONT_ENDS: dict[str, Callable[[str, Any], FrontEndConfig]] = {
-    "parakeet_encoder": lambda path, config: LogMelConfig(num_mels=config.num_mel_bins),
+    "parakeet_encoder": lambda path, config: log_mel_of(config),
     "whisper": lambda path, config: WhisperMelConfig(num_mels=config.num_mel_bins),
     "wav2vec2-bert": lambda path, config: FbankConfig(num_mels=config.feature_projection_input_dim // 2),
     "wav2vec2": _raw_features,

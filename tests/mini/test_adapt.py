@@ -76,12 +76,11 @@ def test_recordings_are_those_of_training_splits_and_of_manifests(tmp_path: Path
     clips = make_clips(tmp_path / "clips")
     manifest = write_manifest(tmp_path / "train.jsonl", clips)
     assert collect_clips([corpus, manifest], []).recordings[12:] == tuple(clips)
-    expected = rf"^{tmp_path}/none\.jsonl: the file does not exist; a manifest of conversations\. Mend the path\.$"
-    with pytest.raises(DataError, match=expected):
+    with pytest.raises(DataError, match="no such file"):
         collect_clips([tmp_path / "none.jsonl"], [])
-    (tmp_path / "empty.jsonl").touch()
-    with pytest.raises(DataError, match=r"empty\.jsonl: there is no training recording; one at least\."):
-        collect_clips([tmp_path / "empty.jsonl"], [])
+    silent = write_manifest(tmp_path / "silent.jsonl", [TranscribedClip(clips[0].path, 0, "")])
+    with pytest.raises(DataError, match=r"silent\.jsonl: there is no training recording; one at least\."):
+        collect_clips([silent], [])
 
 
 def test_a_share_of_the_clips_that_manifests_name_is_kept(tmp_path: Path) -> None:

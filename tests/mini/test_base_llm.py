@@ -115,17 +115,28 @@ def test_logits_start_with_a_deviation_of_about_one() -> None:
     assert 0.5 < logits.std().item() < 2.0
 
 
+def test_chats_side_by_side_have_the_loss_of_each_alone() -> None:
+    torch.manual_seed(0)
+    model, renderer = base_llm.build_base_llm(TINY), Renderer(base_llm.train_tokenizer(TINY), base_llm.AUDIO)
+    one, two, three, four = (renderer.render(base_llm.pretraining_chat(0, index), ()) for index in range(4))
+    alone = sum(base_llm.sum_loss(model, [[chat]]) for chat in (one, two, three, four))
+    packed = base_llm.sum_loss(model, [[one, two, three], [four]])
+    torch.testing.assert_close(packed, alone, rtol=1e-5, atol=0)
+    gradients = [torch.autograd.grad(loss, model.model.embed_tokens.weight)[0] for loss in (packed, alone)]
+    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-5)
+
+
 def test_training_resumes_and_loads_as_an_ordinary_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     quiet = Console(quiet=True)
     losses = pretrain_base_llm(tmp_path / "whole", TINY, quiet)
     original, steps = base_llm.sum_loss, 0
 
-    def killed(model: LlamaForCausalLM, rendered: list[Rendered]) -> torch.Tensor:
+    def killed(model: LlamaForCausalLM, rows: list[list[Rendered]]) -> torch.Tensor:
         nonlocal steps
         steps += 1
-        if steps > 5:
+        if steps > 2:
             raise KeyboardInterrupt
-        return original(model, rendered)
+        return original(model, rows)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(base_llm, "sum_loss", killed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,8 @@ from voicetextblender.audio.augment import SpecAugmentConfig
 from voicetextblender.audio.distort import AugmentConfig, BandConfig, GainConfig, SpeedConfig
 from voicetextblender.audio.features import LogMelConfig
 from voicetextblender.audio.waveform import count_clip_samples
-from voicetextblender.chat.conversation import parse_conversation
+from voicetextblender.data.readers.config import SourceConfig
+from voicetextblender.data.sources import open_source
 from voicetextblender.errors import DataError, describe
 from voicetextblender.files import derive_seed
 from voicetextblender.mini.base_encoder import (
@@ -98,13 +98,10 @@ def clips_of(manifests: Sequence[Path]) -> Iterator[TranscribedClip]:
     """The whole clips with transcripts in manifests of conversations, each file once."""
     seen: set[str] = set()
     for manifest in manifests:
-        if not manifest.is_file():
-            found = "the file does not exist"
-            raise DataError(describe(str(manifest), found, "a manifest of conversations", "Mend the path"))
-        for number, line in enumerate(manifest.read_text("utf-8").splitlines(), 1):
-            conversation = parse_conversation(json.loads(line), f"{manifest}:{number}", manifest.parent)
-            for clip in conversation.clips:
+        source = open_source(SourceConfig(name=manifest.stem, path=str(manifest)))
+        for line in source.scan():
+            for clip in source.parse(line, 0).clips:
                 if clip.path and clip.transcript and not clip.start_s and clip.path not in seen:
                     seen.add(clip.path)
-                    path = Path(clip.path)
-                    yield TranscribedClip(path, count_clip_samples(path, where=f"{manifest}:{number}"), clip.transcript)
+                    num_samples = count_clip_samples(clip.path, where=source.where(line.line, line.file))
+                    yield TranscribedClip(Path(clip.path), num_samples, clip.transcript)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -25,6 +25,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from voicetextblender.chat.conversation import Conversation, TextPart, Turn
 from voicetextblender.chat.render import Rendered, Renderer
 from voicetextblender.config import StrictConfig
+from voicetextblender.data.packing import pack
 from voicetextblender.files import derive_seed
 from voicetextblender.mini.pretrain import PretrainConfig, fit, write_losses
 from voicetextblender.mini.rows import text_row
@@ -83,7 +84,7 @@ class BaseLLMConfig(StrictConfig):
     Args:
         num_heads: of size 64 each, the smallest that serving engines take.
         num_tokenizer_chats: chats whose text the tokenizer is trained on.
-        num_groups: the chats of a step are sorted by length and run in so many batches, to pad little.
+        max_tokens_per_pass: the chats of a step go through the model side by side in rows, so many tokens at a time.
     """
 
     hidden_size: int = 256
@@ -97,7 +98,7 @@ class BaseLLMConfig(StrictConfig):
     rope_theta: float = 1000.0
     num_tokenizer_chats: int = 6000
     chats_per_step: int = 24
-    num_groups: int = Field(default=8, ge=1)
+    max_tokens_per_pass: int = Field(default=1024, ge=1)
     pretrain: PretrainConfig = PretrainConfig(steps=1550, learning_rate=1.2e-3, warmup_steps=40, checkpoint_every=100)
 
 
@@ -118,11 +119,11 @@ def pretrain_base_llm(out: Path, config: BaseLLMConfig | None = None, console: C
 
     def step_loss(step: int) -> Tensor:
         chats = [pretraining_chat(seed, step * config.chats_per_step + row) for row in range(config.chats_per_step)]
-        rendered = sorted((renderer.render(chat, ()) for chat in chats), key=lambda one: len(one.token_ids))
-        groups = np.array_split(np.arange(len(rendered)), config.num_groups)
-        num_supervised = sum(int(one.supervision_mask.sum()) for one in rendered)
-        losses = [sum_loss(model, [rendered[index] for index in group]) for group in groups if len(group)]
-        return torch.stack(losses).sum() / num_supervised
+        rendered = [renderer.render(chat, ()) for chat in chats]
+        num_tokens = np.array([len(one.token_ids) for one in rendered])
+        passes = pack(num_tokens, np.zeros_like(num_tokens), max(config.max_tokens_per_pass, int(num_tokens.max())))
+        losses = [sum_loss(model, [[rendered[place] for place in row] for row in rows]) for rows in passes]
+        return torch.stack(losses).sum() / sum(int(one.supervision_mask.sum()) for one in rendered)
 
     checkpoint = out / "training.pt"
     losses = fit(
@@ -264,17 +265,22 @@ def pretraining_texts(config: BaseLLMConfig) -> Iterator[str]:
             yield turn.text
 
 
-def sum_loss(model: LlamaForCausalLM, rendered: list[Rendered]) -> Tensor:
-    """Cross-entropy summed over the supervised tokens. The head is computed nowhere else.
+def sum_loss(model: LlamaForCausalLM, rows: Sequence[Sequence[Rendered]]) -> Tensor:
+    """Cross-entropy summed over the supervised tokens of chats that stand side by side in rows.
 
-    Rows are padded on the right, where a causal model needs no mask.
+    The head is computed nowhere else. The library keeps chats apart by their positions, each of which count from 0.
     """
-    width = max(len(one.token_ids) for one in rendered)
-    token_ids = torch.zeros(len(rendered), width, dtype=torch.long)
-    supervised = torch.zeros(len(rendered), width, dtype=torch.bool)
-    for row, one in enumerate(rendered):
-        token_ids[row, : len(one.token_ids)] = torch.from_numpy(one.token_ids)
-        supervised[row, : len(one.token_ids)] = torch.from_numpy(one.supervision_mask)
-    hidden = model.model(input_ids=token_ids[:, :-1], use_cache=False).last_hidden_state
+    width = max(sum(len(one.token_ids) for one in row) for row in rows)
+    token_ids = torch.zeros(len(rows), width, dtype=torch.long)
+    supervised = torch.zeros(len(rows), width, dtype=torch.bool)
+    positions = torch.arange(width).repeat(len(rows), 1)
+    for number, row in enumerate(rows):
+        end = 0
+        for one in row:
+            start, end = end, end + len(one.token_ids)
+            token_ids[number, start:end] = torch.from_numpy(one.token_ids)
+            supervised[number, start:end] = torch.from_numpy(one.supervision_mask)
+            positions[number, start:] -= int(positions[number, start])
+    output = model.model(input_ids=token_ids[:, :-1], position_ids=positions[:, :-1], use_cache=False)
     chosen = supervised[:, 1:]
-    return cross_entropy(model.lm_head(hidden[chosen]), token_ids[:, 1:][chosen], reduction="sum")
+    return cross_entropy(model.lm_head(output.last_hidden_state[chosen]), token_ids[:, 1:][chosen], reduction="sum")

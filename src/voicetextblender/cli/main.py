@@ -34,7 +34,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=examples(
-        ("vtb demo", "pretrain two small models, join them, compare, about 15 minutes on two cores"),
+        ("vtb demo", "pretrain two small models, join them, compare, 15 to 25 minutes on two cores"),
         ("vtb chat runs/mini/joint", "talk to the result"),
         ("vtb train mini --out runs/mine train.steps=500", "train by a recipe, with one value changed"),
     ),

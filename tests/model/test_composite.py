@@ -166,7 +166,8 @@ def test_the_whole_composite_saves_and_loads_through_the_library(composite: Comp
         ours, theirs = (
             embed_clips(model.model.eval(), composite.front_end, waveform, [16]) for model in (composite.model, loaded)
         )
-    assert torch.equal(ours, theirs)
+    # not to the bit: where weights lie in memory decides, on some processors, how a product is summed
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
     assert type(AutoModel.from_pretrained(tmp_path)) is VoiceTextBlenderModel
     assert type(AutoModelForCausalLM.from_pretrained(tmp_path)) is VoiceTextBlenderForConditionalGeneration
 

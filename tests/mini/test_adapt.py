@@ -76,7 +76,7 @@ def test_recordings_are_those_of_training_splits_and_of_manifests(tmp_path: Path
     clips = make_clips(tmp_path / "clips")
     manifest = write_manifest(tmp_path / "train.jsonl", clips)
     assert collect_clips([corpus, manifest], []).recordings[12:] == tuple(clips)
-    with pytest.raises(DataError, match="no such file"):
+    with pytest.raises(DataError, match="does not exist"):
         collect_clips([tmp_path / "none.jsonl"], [])
     silent = write_manifest(tmp_path / "silent.jsonl", [TranscribedClip(clips[0].path, 0, "")])
     with pytest.raises(DataError, match=r"silent\.jsonl: there is no training recording; one at least\."):

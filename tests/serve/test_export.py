@@ -225,6 +225,9 @@ def test_every_adapter_and_encoder_comes_back(kind: str, tmp_path: Path, monkeyp
     counts = [composite.num_audio_tokens(len(waveform)) for waveform in waveforms]
     assert inputs["input_ids"].shape == (1, sum(counts))
     features, mask = extract_features(composite.front_end, [torch.from_numpy(waveform) for waveform in waveforms])
+    for parameter in (*composite.model.parameters(), *loaded.parameters()):
+        # A file's weights are mapped where they lie in it; some processors' convolutions round by that address.
+        parameter.data = parameter.data.clone()
     with torch.inference_mode():
         expected = composite.model(input_ids=inputs["input_ids"], input_features=features, input_features_mask=mask)
         assert torch.equal(loaded(**inputs).logits, expected.logits)

@@ -32,7 +32,7 @@ claims: $(INSTALLED)  ## the demo with every baseline and two seeds, one to two 
 	$(BIN)/vtb demo --claims --seeds 2
 
 test: $(TOOLS)  ## all tests that need no GPU
-	$(BIN)/python -m pytest -n 2 -m 'not gpu'
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not gpu'
 
 check: $(TOOLS)  ## format, lint, types and the floors
 	$(BIN)/ruff format --check src tests benchmarks

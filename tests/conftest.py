@@ -25,3 +25,8 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip(f"needs the recordings in {SHARED_DATA}, which are no part of the project")
     return SHARED_DATA
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long tests first, so that none is left to one worker while the other has nothing to do."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)

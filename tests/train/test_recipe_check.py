@@ -111,7 +111,7 @@ def test_a_training_without_its_files_tells_all_that_is_missing_and_touches_noth
     assert lines[-1].endswith("Download it, and set model.speech_encoder to its path.")
     result = CliRunner().invoke(app, ["train", "voicetextblender-3b", "--find-batch"])
     assert [line.split(" ")[-1] for line in result.stderr.splitlines()] == ["folder.", "path."]
-    with pytest.raises(RunError, match=r"Make it with `vtb prepare mini`\.$"):
+    with pytest.raises(RunError, match=r"Make it with `vtb prepare mini`\."):
         refuse_missing(load_recipe("mini"))
     assert not list(tmp_path.iterdir())
 

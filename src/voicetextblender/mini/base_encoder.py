@@ -57,6 +57,7 @@ class BaseEncoderConfig(StrictConfig):
     hidden_size: int = 256
     num_layers: int = 4
     num_heads: int = 4
+    intermediate_size: int = 512
     conv_channels: int = 32
     vocab_size: int = Field(default=1024, gt=len(ALPHABET) + 2)
     dropout: float = 0.0
@@ -67,7 +68,7 @@ class BaseEncoderConfig(StrictConfig):
     augment: AugmentConfig | None = None
     spec_augment: SpecAugmentConfig | None = None
     pretrain: PretrainConfig = PretrainConfig(
-        steps=2700, learning_rate=1.5e-3, warmup_steps=100, weight_decay=0.01, checkpoint_every=250
+        steps=1800, learning_rate=1.5e-3, warmup_steps=100, weight_decay=0.01, checkpoint_every=250
     )
 
 
@@ -181,7 +182,7 @@ def build_base_encoder(config: BaseEncoderConfig, tokenizer: ParakeetTokenizer) 
         hidden_size=config.hidden_size,
         num_hidden_layers=config.num_layers,
         num_attention_heads=config.num_heads,
-        intermediate_size=4 * config.hidden_size,
+        intermediate_size=config.intermediate_size,
         subsampling_conv_channels=config.conv_channels,
         num_mel_bins=config.features.num_mels,
         log_mel=config.features.model_dump(exclude_defaults=True),

@@ -90,7 +90,7 @@ class BaseLLMConfig(StrictConfig):
     hidden_size: int = 256
     num_layers: int = 4
     num_heads: int = 4
-    intermediate_size: int = 768
+    intermediate_size: int = 512
     vocab_size: int = Field(default=1536, ge=256 + len(SPECIAL_TOKENS))
     max_positions: int = 2048
     initializer_range: float = 0.04
@@ -99,7 +99,7 @@ class BaseLLMConfig(StrictConfig):
     num_tokenizer_chats: int = 6000
     chats_per_step: int = 24
     max_tokens_per_pass: int = Field(default=1024, ge=1)
-    pretrain: PretrainConfig = PretrainConfig(steps=1550, learning_rate=1.2e-3, warmup_steps=40, checkpoint_every=100)
+    pretrain: PretrainConfig = PretrainConfig(steps=1300, learning_rate=1.2e-3, warmup_steps=40, checkpoint_every=100)
 
 
 def pretrain_base_llm(out: Path, config: BaseLLMConfig | None = None, console: Console | None = None) -> list[float]:

@@ -127,7 +127,7 @@ class RunLog:
             "tokens_per_s": round(result.num_tokens / step_s, 1),
             "audio_s_per_s": round(audio_s / step_s, 2),
             "speech_h_per_gpu_h": round(audio_s / step_s / self.num_ranks, 2),
-            "tflops_per_s": round(flops_per_s / 1e12, 4),
+            "tflops_per_s": round(flops_per_s / 1e12, 6),
             "mfu": None if peak is None else round(flops_per_s / peak, 4),
             "memory_gb": round(memory_gb(device), 3),
             "remaining_s": round(remaining_s, 1),

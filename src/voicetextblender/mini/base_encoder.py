@@ -68,7 +68,7 @@ class BaseEncoderConfig(StrictConfig):
     augment: AugmentConfig | None = None
     spec_augment: SpecAugmentConfig | None = None
     pretrain: PretrainConfig = PretrainConfig(
-        steps=1800, learning_rate=1.5e-3, warmup_steps=100, weight_decay=0.01, checkpoint_every=250
+        steps=2000, learning_rate=1.5e-3, warmup_steps=100, weight_decay=0.01, checkpoint_every=250
     )
 
 

@@ -99,7 +99,7 @@ class BaseLLMConfig(StrictConfig):
     num_tokenizer_chats: int = 6000
     chats_per_step: int = 24
     max_tokens_per_pass: int = Field(default=1024, ge=1)
-    pretrain: PretrainConfig = PretrainConfig(steps=1300, learning_rate=1.2e-3, warmup_steps=40, checkpoint_every=100)
+    pretrain: PretrainConfig = PretrainConfig(steps=1400, learning_rate=1.2e-3, warmup_steps=40, checkpoint_every=100)
 
 
 def pretrain_base_llm(out: Path, config: BaseLLMConfig | None = None, console: Console | None = None) -> list[float]:

@@ -31,8 +31,8 @@ from voicetextblender.train.recipe import Recipe, load_recipe
 HOME = "runs/mini"
 """Where the shipped recipes expect the world; another folder replaces it throughout."""
 CLAIM_RECIPES = ("mini", "mini-speech-only", "mini-frozen-llm")
-NUM_WORKERS = 1
-"""Processes that synthesise speech, beside the one that trains the LLM."""
+NUM_WORKERS = 3
+"""Processes that synthesise speech, beside the one that trains the LLM: the speech encoder waits for them."""
 
 
 def prepare_mini(out: Path, console: Console | None = None) -> None:

@@ -47,6 +47,7 @@ def evaluate_run(
     out: Path,
     rows: Sequence[str] | None = None,
     data: DataConfig | None = None,
+    show: ShowProgress = show_progress,
 ) -> ColumnResult:
     """The column of a trained model. Replies are kept in `out` and used again while model and items are the same.
 
@@ -55,7 +56,7 @@ def evaluate_run(
         data: the training's, for rows that read what its sources hold out.
     """
     replier = SpeechReplier(load_composite(model_dir))
-    return _evaluate(config.column, replier, config, out, rows, _weights_key(str(model_dir)), data)
+    return _evaluate(config.column, replier, config, out, rows, _weights_key(str(model_dir)), data, show)
 
 
 def _evaluate(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,8 @@ from voicetextblender.mini.rows import MiniWorldConfig
 from voicetextblender.mini.world import build_world, write_manifests
 from voicetextblender.prepare.synthesis import synthesize_utterances
 from voicetextblender.processes import end_with_parent
-from voicetextblender.progress import show_nothing, show_progress
-from voicetextblender.train.loop import train
+from voicetextblender.progress import ShowProgress, show_nothing, show_progress
+from voicetextblender.train.loop import MODEL_FOLDER, train
 from voicetextblender.train.recipe import Recipe, load_recipe
 
 HOME = "runs/mini"
@@ -56,6 +57,10 @@ def _pretrain_base_llm_alone(folder: Path) -> None:
 
 def _evaluate_bases_alone(recipe: Recipe, folder: Path) -> None:
     evaluate_bases(recipe.model, rows_of(recipe), folder, show=show_nothing)
+
+
+def _evaluate_rows_alone(model_dir: Path, recipe: Recipe, folder: Path, rows: Sequence[str]) -> None:
+    evaluate_run(model_dir, rows_of(recipe), folder, rows, show=show_nothing)
 
 
 @contextmanager
@@ -117,35 +122,89 @@ def prepare_data(data_dir: Path, config: MiniWorldConfig) -> list[TranscribedCli
 def run_demo(out: Path, console: Console | None = None) -> WrittenReport:
     """The whole method in minutes: base models, one joint training, and a report beside base LLM and cascade."""
     console = console or Console()
+    results = _join(out, console)
+    return report(out, results, [RunLog("joint", mini_recipe("mini", out).name, out / "joint")], console)
+
+
+def _join(out: Path, console: Console) -> list[ColumnResult]:
+    """Base models and the joint training, with seed 0; returns the columns base, cascade and joint.
+
+    So small a model trains hardly faster with a second thread: the second core evaluates the base models meanwhile.
+    """
     prepare_mini(out, console)
     recipe = mini_recipe("mini", out)
-    with stage("joint training: speech and text together", console):
+    with (
+        stage("joint training: speech and text together; beside it, the base models are evaluated", console),
+        beside(_evaluate_bases_alone, recipe, out / "report"),
+    ):
         model_dir = train(recipe, out / "joint", console)
     with stage("evaluation", console):
-        with beside(_evaluate_bases_alone, recipe, out / "report"):
-            joint = evaluate_run(model_dir, rows_of(recipe), out / "report")
-        results = [*evaluate_bases(recipe.model, rows_of(recipe), out / "report", show=show_nothing), joint]
-    return report(out, results, [RunLog("joint", recipe.name, out / "joint")], console)
+        rows = list(rows_of(recipe).rows)
+        with beside(_evaluate_rows_alone, model_dir, recipe, out / "report", rows[1::2]):
+            evaluate_run(model_dir, rows_of(recipe), out / "report", rows[::2])
+        joint = evaluate_run(model_dir, rows_of(recipe), out / "report", show=show_nothing)
+    return [*evaluate_bases(recipe.model, rows_of(recipe), out / "report", show=show_nothing), joint]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One training of the claims: a shipped recipe with a seed."""
+
+    recipe: str
+    seed: int
+
+    def resolve(self, out: Path) -> Recipe:
+        """The recipe over the world in `out`."""
+        return mini_recipe(self.recipe, out, self.seed)
+
+    def run_dir(self, out: Path) -> Path:
+        """Where it is trained; the joint one with seed 0 is the demo's."""
+        if self == Claim("mini", 0):
+            return out / "joint"
+        return out / "claims" / f"{rows_of(self.resolve(out)).column}-seed{self.seed}"
+
+    def replies(self, out: Path) -> Path:
+        """Where its replies are kept; those of seed 0 stand beside the demo's."""
+        return out / ("report" if self.seed == 0 else f"report-seeds/{self.seed}")
 
 
 def run_claims(out: Path, seeds: int, console: Console | None = None) -> WrittenReport:
     """The demo and its baselines: joint, speech-only and frozen-LLM training, `seeds` of each, in one report."""
     console = console or Console()
-    prepare_mini(out, console)
-    joint = mini_recipe("mini", out)
-    results = evaluate_bases(joint.model, rows_of(joint), out / "report")
-    logs = []
-    for seed in range(seeds):
-        for name in CLAIM_RECIPES:
-            recipe = mini_recipe(name, out, seed)
-            column = rows_of(recipe).column
-            run_dir = out / "joint" if (name, seed) == ("mini", 0) else out / "claims" / f"{column}-seed{seed}"
-            with stage(f"{column}, seed {seed}", console):
-                model_dir = train(recipe, run_dir, console)
-                kept = out / ("report" if seed == 0 else f"report-seeds/{seed}")  # seed 0 shares the demo's replies
-                results.append(evaluate_run(model_dir, rows_of(recipe), kept))
-            logs.append(RunLog(column, f"{recipe.name}, seed {seed}", run_dir))
-    return report(out, results, logs, console, "claims")
+    *bases, _ = _join(out, console)
+    claims = [Claim(name, seed) for seed in range(seeds) for name in CLAIM_RECIPES]
+    others = claims[1:]
+    second = others[1::2]
+    names = ", ".join(f"{rows_of(claim.resolve(out)).column} (seed {claim.seed})" for claim in second)
+    console.print(f"two trainings at a time, one thread each; beside those shown: {names}", highlight=False)
+    with beside(_claim_alone, second, out):
+        for claim in others[::2]:
+            claim_one(claim, out, console)
+    results = [
+        evaluate_run(
+            claim.run_dir(out) / MODEL_FOLDER, rows_of(claim.resolve(out)), claim.replies(out), show=show_nothing
+        )
+        for claim in claims
+    ]
+    logs = [
+        RunLog(rows_of(recipe).column, f"{recipe.name}, seed {claim.seed}", claim.run_dir(out))
+        for claim in claims
+        for recipe in (claim.resolve(out),)
+    ]
+    return report(out, [*bases, *results], logs, console, "claims")
+
+
+def claim_one(claim: Claim, out: Path, console: Console, show: ShowProgress = show_progress) -> None:
+    """Train and evaluate one of the claims; what is done is kept."""
+    recipe = claim.resolve(out)
+    with stage(f"{rows_of(recipe).column}, seed {claim.seed}", console):
+        model_dir = train(recipe, claim.run_dir(out), console)
+        evaluate_run(model_dir, rows_of(recipe), claim.replies(out), show=show)
+
+
+def _claim_alone(claims: Sequence[Claim], out: Path) -> None:
+    for claim in claims:
+        claim_one(claim, out, Console(quiet=True), show_nothing)
 
 
 def report(

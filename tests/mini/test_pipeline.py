@@ -7,13 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 
 from voicetextblender.errors import RunError
-from voicetextblender.mini.pipeline import beside
+from voicetextblender.mini.pipeline import CLAIM_RECIPES, Claim, beside
 
 PROGRAM = """
 import sys, time
@@ -44,6 +45,29 @@ def test_the_work_is_done_when_the_body_is(tmp_path: Path) -> None:
     with beside(write, tmp_path / "out", "done"):
         assert torch.get_num_threads() == 1
     assert (tmp_path / "out").read_text() == "done 1" and torch.get_num_threads() == before
+
+
+def test_the_body_keeps_its_threads_where_the_work_is_short(tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with beside(write, tmp_path / "out", "done", body=nullcontext):
+            assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert (tmp_path / "out").read_text() == "done 1"
+
+
+def test_each_claim_has_a_run_and_replies_of_its_own_and_the_first_is_the_demos() -> None:
+    world = Path("elsewhere/world")
+    claims = [Claim(recipe, seed) for recipe in CLAIM_RECIPES for seed in range(3)]
+    recipes = [claim.resolve(world) for claim in claims]
+    assert [recipe.seed for recipe in recipes] == 3 * [0, 1, 2]
+    assert all("runs/mini" not in recipe.model_dump_json() for recipe in recipes)
+    assert claims[0].run_dir(world) == world / "joint"
+    assert len({claim.run_dir(world) for claim in claims}) == 9
+    columns = [recipe.evaluate.column for recipe in recipes if recipe.evaluate]
+    assert len({(claim.replies(world), column) for claim, column in zip(claims, columns, strict=True)}) == 9
 
 
 def test_work_that_fails_is_told() -> None:

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -45,17 +44,6 @@ def test_the_work_is_done_when_the_body_is(tmp_path: Path) -> None:
     with beside(write, tmp_path / "out", "done"):
         assert torch.get_num_threads() == 1
     assert (tmp_path / "out").read_text() == "done 1" and torch.get_num_threads() == before
-
-
-def test_the_body_keeps_its_threads_where_the_work_is_short(tmp_path: Path) -> None:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        with beside(write, tmp_path / "out", "done", body=nullcontext):
-            assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
-    assert (tmp_path / "out").read_text() == "done 1"
 
 
 def test_each_claim_has_a_run_and_replies_of_its_own_and_the_first_is_the_demos() -> None:

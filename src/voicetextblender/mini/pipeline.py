@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -74,18 +74,11 @@ def single_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-Threads = Callable[[], AbstractContextManager[None]]
-"""Opens a context in which torch has some number of threads."""
-
-
 @contextmanager
-def beside(work: Callable[..., None], *arguments: Any, body: Threads = single_thread) -> Iterator[None]:
+def beside(work: Callable[..., None], *arguments: Any) -> Iterator[None]:
     """Do `work` in another process while the body runs, one thread each, and end with the later of the two.
 
     Two cores do two things at once in less time than one thing after the other with both.
-
-    Args:
-        body: the threads of the body: `nullcontext` leaves it all, where it takes much longer than `work`.
 
     Raises:
         RunError: the other process failed.
@@ -93,7 +86,7 @@ def beside(work: Callable[..., None], *arguments: Any, body: Threads = single_th
     process = get_context("spawn").Process(target=_work_alone, args=(work, *arguments))
     process.start()
     try:
-        with body():
+        with single_thread():
             yield
     finally:
         process.join()
@@ -134,12 +127,15 @@ def run_demo(out: Path, console: Console | None = None) -> WrittenReport:
 
 
 def _join(out: Path, console: Console) -> list[ColumnResult]:
-    """Base models and the joint training, with seed 0; returns the columns base, cascade and joint."""
+    """Base models and the joint training, with seed 0; returns the columns base, cascade and joint.
+
+    So small a model trains hardly faster with a second thread: the second core evaluates the base models meanwhile.
+    """
     prepare_mini(out, console)
     recipe = mini_recipe("mini", out)
     with (
         stage("joint training: speech and text together; beside it, the base models are evaluated", console),
-        beside(_evaluate_bases_alone, recipe, out / "report", body=nullcontext),
+        beside(_evaluate_bases_alone, recipe, out / "report"),
     ):
         model_dir = train(recipe, out / "joint", console)
     with stage("evaluation", console):

@@ -77,12 +77,12 @@ class MiniWorldConfig(StrictConfig):
     """
 
     seed: int = 0
-    num_story_clips: int = Field(default=1800, ge=1)
-    num_instruction_rows: int = Field(default=2000, ge=1)
-    num_mixed_rows: int = Field(default=2000, ge=1)
+    num_story_clips: int = Field(default=2500, ge=1)
+    num_instruction_rows: int = Field(default=2500, ge=1)
+    num_mixed_rows: int = Field(default=2500, ge=1)
     num_chat_rows: int = Field(default=800, ge=1)
-    num_recordings: int = Field(default=4000, ge=1)
-    num_text_rows: int = Field(default=2000, ge=1)
+    num_recordings: int = Field(default=5000, ge=1)
+    num_text_rows: int = Field(default=5000, ge=1)
     num_eval_items: int = Field(default=200, ge=2)
     num_multi_turn_items: int = Field(default=100, ge=1)
 

@@ -28,7 +28,7 @@ $(TOOLS): $(INSTALLED)
 demo: $(INSTALLED)  ## pretrain, join, compare, 15 to 25 minutes on two cores
 	$(BIN)/vtb demo
 
-claims: $(INSTALLED)  ## the demo with every baseline and two seeds, one to two hours; resumable
+claims: $(INSTALLED)  ## the demo with every baseline and two seeds, about an hour; resumable
 	$(BIN)/vtb demo --claims --seeds 2
 
 test: $(TOOLS)  ## all tests that need no GPU

@@ -11,7 +11,7 @@ from voicetextblender.cli.console import examples
 
 EXAMPLES = examples(
     ("vtb demo", "base models, joint training, report; continues where it was stopped"),
-    ("vtb demo --claims --seeds 2", "with every baseline, two seeds each, one to two hours"),
+    ("vtb demo --claims --seeds 2", "with every baseline, two seeds each, about an hour"),
 )
 
 

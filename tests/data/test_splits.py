@@ -223,16 +223,15 @@ def test_what_cannot_be_split_is_told(folder: Path, renderer: Renderer, geometry
 
 
 def test_groups_and_caps_reach_the_plan(folder: Path, renderer: Renderer, geometry: Geometry) -> None:
-    group = {"name": "heard", "weight": 3, "temperature": 1, "sources": [dict(SEGMENTS), WHOLE | {"max_epochs": 1}]}
-    for source in group["sources"]:  # type: ignore[attr-defined]
-        source["path"] = str(folder / source["path"])
+    heard = [source | {"path": str(folder / source["path"])} for source in (SEGMENTS, WHOLE | {"max_epochs": 1})]
+    group = {"name": "heard", "weight": 3, "temperature": 1, "sources": heard}
     values = {"sources": [group, TEXT | {"path": str(folder / "text.jsonl")}], "cache_dir": str(folder / "cache")}
     loader: Loader = build_loader(DataConfig.model_validate(values), renderer, geometry, seed=0)
     blend = loader.plan.blend
     assert blend.names == ("segments", "whole", "text") and blend.groups == (("heard",), ("heard",), ())
     np.testing.assert_allclose(blend.shares, [0.75 * 120 / 160, 0.75 * 40 / 160, 0.25])
     assert list(blend.used_up) == ["whole"] and loader.plan.num_steps is None
-    values["sources"] = [group | {"sources": [source | {"max_epochs": 2} for source in group["sources"]]}]  # type: ignore
+    values["sources"] = [group | {"sources": [source | {"max_epochs": 2} for source in heard]}]
     plan = build_loader(DataConfig.model_validate(values), renderer, geometry, seed=0).plan
     assert plan.num_steps == 2 * 160 // 32
     plan.check_length(10)

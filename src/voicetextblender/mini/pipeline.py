@@ -64,17 +64,6 @@ def _evaluate_rows_alone(model_dir: Path, recipe: Recipe, folder: Path, rows: Se
 
 
 @contextmanager
-def single_thread() -> Iterator[None]:
-    """One thread for torch, here and now."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
 def beside(work: Callable[..., None], *arguments: Any) -> Iterator[None]:
     """Do `work` in another process while the body runs, one thread each, and end with the later of the two.
 
@@ -107,6 +96,17 @@ def _work_alone(work: Callable[..., None], *arguments: Any) -> None:
     work(*arguments)
 
 
+@contextmanager
+def single_thread() -> Iterator[None]:
+    """One thread for torch, here and now."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def prepare_data(data_dir: Path, config: MiniWorldConfig) -> list[TranscribedClip]:
     """Speak every clip, write every manifest, and return the training clips with their transcripts."""
     world = build_world(config)
@@ -134,7 +134,7 @@ def _join(out: Path, console: Console) -> list[ColumnResult]:
     prepare_mini(out, console)
     recipe = mini_recipe("mini", out)
     with (
-        stage("joint training: speech and text together; beside it, the base models are evaluated", console),
+        stage("joint training, and beside it the evaluation of the base models", console),
         beside(_evaluate_bases_alone, recipe, out / "report"),
     ):
         model_dir = train(recipe, out / "joint", console)
@@ -187,9 +187,8 @@ def run_claims(out: Path, seeds: int, console: Console | None = None) -> Written
         for claim in claims
     ]
     logs = [
-        RunLog(rows_of(recipe).column, f"{recipe.name}, seed {claim.seed}", claim.run_dir(out))
-        for claim in claims
-        for recipe in (claim.resolve(out),)
+        RunLog(result.column, f"{claim.resolve(out).name}, seed {claim.seed}", claim.run_dir(out))
+        for claim, result in zip(claims, results, strict=True)
     ]
     return report(out, [*bases, *results], logs, console, "claims")
 

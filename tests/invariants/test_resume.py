@@ -17,9 +17,10 @@ from safetensors.torch import load_file
 
 from tests.tiny import make_recipe
 from voicetextblender.errors import RunError
+from voicetextblender.evaluate.config import EvaluateConfig, RowConfig
 from voicetextblender.files import fingerprint
 from voicetextblender.train import loop
-from voicetextblender.train.recipe import Recipe, dump_recipe
+from voicetextblender.train.recipe import Recipe, dump_recipe, load_recipe
 
 
 def final_files(model_dir: Path) -> dict[str, str]:
@@ -114,6 +115,20 @@ def test_a_run_folder_of_another_recipe_is_refused(tmp_path: Path) -> None:
         RunError, match=r"holds a run of another recipe:\nseed: 7 -> 8; the same resolved recipe .* Choose"
     ):
         loop.train(other, tmp_path / "run")
+
+
+def test_what_is_evaluated_may_change_before_and_after_the_end(tmp_path: Path) -> None:
+    recipe = make_recipe(tmp_path, steps=4, checkpoint_every=2)
+    evaluate = EvaluateConfig(rows={"new": RowConfig(manifest=tmp_path / "new.jsonl", metrics=("wer",))})
+    other = recipe.model_copy(update={"evaluate": evaluate, "description": "the same training"})
+    loop.train(recipe, tmp_path / "one")
+    train_until(recipe, tmp_path / "two", 3)
+    loop.train(other, tmp_path / "two")
+    assert final_files(tmp_path / "two" / "model") == final_files(tmp_path / "one" / "model")
+    assert rows_of(tmp_path / "two") == rows_of(tmp_path / "one")
+    assert load_recipe(tmp_path / "two" / "recipe.yaml") == other
+    loop.train(recipe, tmp_path / "two")
+    assert load_recipe(tmp_path / "two" / "recipe.yaml") == recipe
 
 
 def test_a_run_folder_in_use_is_refused(tmp_path: Path) -> None:

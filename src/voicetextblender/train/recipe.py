@@ -25,6 +25,10 @@ Count = Literal["speech_encoder", "adapter", "llm", "lora", "whole", "trained"]
 """What parameters are counted of."""
 
 
+BESIDE_TRAINING = ("description", "published", "evaluate")
+"""Sections that may change while a run goes on, and afterwards: its weights do not depend on them."""
+
+
 class Recipe(StrictConfig):
     """One training from its base models to its report. Paths in it are relative to the working directory."""
 
@@ -88,9 +92,10 @@ def dump_recipe(recipe: BaseModel) -> str:
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
 
 
-def recipe_fingerprint(recipe: BaseModel) -> str:
-    """SHA-256 of the resolved values, in hexadecimal: equal for equal recipes, however they were written."""
-    return hashlib.sha256(json.dumps(recipe.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+def recipe_fingerprint(recipe: Recipe) -> str:
+    """SHA-256 of what a training depends on, in hexadecimal: equal for equal recipes, however they were written."""
+    values = recipe.model_dump(mode="json", exclude=set(BESIDE_TRAINING))
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def recipe_differences(ours: BaseModel, theirs: BaseModel) -> list[str]:

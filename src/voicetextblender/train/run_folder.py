@@ -19,7 +19,13 @@ import torch
 from voicetextblender.errors import RunError, describe, describe_many
 from voicetextblender.files import write_atomically
 from voicetextblender.train.distributed import Ranks
-from voicetextblender.train.recipe import Recipe, dump_recipe, load_recipe, recipe_differences
+from voicetextblender.train.recipe import (
+    BESIDE_TRAINING,
+    Recipe,
+    dump_recipe,
+    load_recipe,
+    recipe_differences,
+)
 
 PACKAGES = ("voicetextblender", "torch", "transformers", "peft", "safetensors", "numpy", "soundfile", "soxr")
 """Whose versions a run keeps."""
@@ -28,6 +34,8 @@ PACKAGES = ("voicetextblender", "torch", "transformers", "peft", "safetensors", 
 @contextmanager
 def open_run(run_dir: Path, recipe: Recipe, ranks: Ranks) -> Iterator[None]:
     """Hold the run folder for writing; it is created, or must belong to the same resolved recipe.
+
+    What is `BESIDE_TRAINING` may differ, and is then kept as it is now.
 
     The first rank holds it for all of them.
 
@@ -61,11 +69,11 @@ def open_run(run_dir: Path, recipe: Recipe, ranks: Ranks) -> Iterator[None]:
 def _claim(run_dir: Path, recipe: Recipe) -> None:
     path = run_dir / "recipe.yaml"
     if not path.exists():
-        with write_atomically(path) as temporary:
-            temporary.write_text(dump_recipe(recipe))
+        _write_recipe(path, recipe)
         write_json(run_dir / "environment.json", describe_environment())
         return
-    if differences := recipe_differences(load_recipe(path), recipe):
+    changed = recipe_differences(load_recipe(path), recipe)
+    if differences := [line for line in changed if not line.startswith(BESIDE_TRAINING)]:
         raise RunError(
             describe(
                 str(run_dir),
@@ -74,6 +82,13 @@ def _claim(run_dir: Path, recipe: Recipe) -> None:
                 "Choose another --out, or take back the change",
             )
         )
+    if changed:
+        _write_recipe(path, recipe)
+
+
+def _write_recipe(path: Path, recipe: Recipe) -> None:
+    with write_atomically(path) as temporary:
+        temporary.write_text(dump_recipe(recipe))
 
 
 def describe_environment() -> dict[str, Any]:

@@ -3,7 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 TOOLS := .venv/.tools
-# Modules are compiled when they are first imported: most of what torch and transformers bring never is.
+# Modules are compiled when they are first imported: most of what torch and transformers bring never is. What is compiled
+# must be kept, whatever the environment says: each process would compile it again, 12 s of a core.
+export PYTHONDONTWRITEBYTECODE :=
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 
 .DEFAULT_GOAL := help

@@ -32,14 +32,10 @@ GENERATED = pytest.param(
 def test_compiled_layers_learn_what_uncompiled_ones_learn(
     backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Traced and run as it is; or with generated code, which takes minutes of one core to make.
-
-    So the C++ compiler does not optimise it, and the adapter, whose layers are of the encoder's class, has none then.
-    """
+    """Traced and run as it is; or with generated code, which takes minutes to make though it is not optimised here."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "generated"))
     monkeypatch.setenv("TORCHINDUCTOR_DEBUG_COMPILE", "1")
-    adapter = {"kind": "linear"} if backend == "inductor" else {"num_heads": 2, "dropout": 0.0}
-    recipe = make_recipe(tmp_path, model={"adapter": adapter})
+    recipe = make_recipe(tmp_path)
     composite = build_composite(recipe.model, seed=0)
     composite.model.train()
     geometry = Geometry(composite.num_audio_tokens, composite.geometry_fingerprint)

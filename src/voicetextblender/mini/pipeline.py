@@ -44,7 +44,7 @@ def prepare_mini(out: Path, console: Console | None = None) -> None:
     """
     console = console or Console()
     config, llm, encoder = MiniWorldConfig(), out / "base/llm", out / "base/encoder"
-    title = "base models: data spoken by espeak-ng, a small speech encoder, and beside them a small LLM"
+    title = "base models: speech by espeak-ng, a speech encoder, beside them an LLM"
     with stage(title, console), nullcontext() if is_finished(llm) else beside(_pretrain_base_llm_alone, llm):
         clips = prepare_data(out / "data", config)
         if not (encoder / "config.json").is_file():

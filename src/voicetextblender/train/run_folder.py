@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,13 +20,7 @@ import torch
 from voicetextblender.errors import RunError, describe, describe_many
 from voicetextblender.files import write_atomically
 from voicetextblender.train.distributed import Ranks
-from voicetextblender.train.recipe import (
-    BESIDE_TRAINING,
-    Recipe,
-    dump_recipe,
-    load_recipe,
-    recipe_differences,
-)
+from voicetextblender.train.recipe import BESIDE_TRAINING, Recipe, dump_recipe, load_recipe, recipe_differences
 
 PACKAGES = ("voicetextblender", "torch", "transformers", "peft", "safetensors", "numpy", "soundfile", "soxr")
 """Whose versions a run keeps."""
@@ -35,9 +30,7 @@ PACKAGES = ("voicetextblender", "torch", "transformers", "peft", "safetensors", 
 def open_run(run_dir: Path, recipe: Recipe, ranks: Ranks) -> Iterator[None]:
     """Hold the run folder for writing; it is created, or must belong to the same resolved recipe.
 
-    What is `BESIDE_TRAINING` may differ, and is then kept as it is now.
-
-    The first rank holds it for all of them.
+    What is `BESIDE_TRAINING` may differ, and the folder keeps it as it is now. The first rank holds it for all of them.
 
     Raises:
         RunError: Another process writes to it, or it holds a run of another recipe.
@@ -73,7 +66,7 @@ def _claim(run_dir: Path, recipe: Recipe) -> None:
         write_json(run_dir / "environment.json", describe_environment())
         return
     changed = recipe_differences(load_recipe(path), recipe)
-    if differences := [line for line in changed if not line.startswith(BESIDE_TRAINING)]:
+    if differences := [line for line in changed if re.split(r"[.:]", line)[0] not in BESIDE_TRAINING]:
         raise RunError(
             describe(
                 str(run_dir),

@@ -115,7 +115,7 @@ def test_calibrated_statistics_are_those_of_the_data(tmp_path: Path) -> None:
     model = build_base_encoder(CONFIG, tokenizer)
     norm = model.encoder.layers[0].conv.norm
     seen: list[torch.Tensor] = []
-    norm.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].mean(dim=(0, 2))))
+    norm.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].mean(0)))
     calibrate_batch_norm(model, data, 1)
     assert torch.allclose(norm.running_mean, seen[0], atol=1e-5)
     assert not model.training and not norm.training and norm.momentum == 0.1

@@ -34,6 +34,7 @@ from voicetextblender.config import StrictConfig
 from voicetextblender.errors import DataError, ModelError, describe
 from voicetextblender.files import derive_seed
 from voicetextblender.mini.pretrain import PretrainConfig, fit, write_losses
+from voicetextblender.model.encoders.conformer import FastConformerTower
 from voicetextblender.model.encoders.load import load_whole
 
 BLANK, UNKNOWN = "<blank>", "<unk>"
@@ -193,6 +194,7 @@ def build_base_encoder(config: BaseEncoderConfig, tokenizer: ParakeetTokenizer) 
     )
     blank = tokenizer.pad_token_id
     model = ParakeetForCTC(ParakeetCTCConfig(encoder_config=encoder, vocab_size=len(tokenizer), pad_token_id=blank))
+    model.encoder = FastConformerTower(encoder)
     initialise(model)
     # Twice as fast in the convolutions of the front end on a CPU.
     return model.to(memory_format=torch.channels_last)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -32,8 +33,10 @@ from voicetextblender.train.recipe import Recipe, load_recipe
 HOME = "runs/mini"
 """Where the shipped recipes expect the world; another folder replaces it throughout."""
 CLAIM_RECIPES = ("mini", "mini-speech-only", "mini-frozen-llm")
-NUM_WORKERS = 3
-"""Processes that synthesise speech, beside the one that trains the LLM: the speech encoder waits for them."""
+NUM_WORKERS = max(1, (os.cpu_count() or 2) - 1)
+"""Processes that synthesise speech: on all cores but the one that trains the LLM."""
+NUM_THREADS = 2
+"""Of the joint training: more do not make so small a model faster, and another number rounds otherwise."""
 
 
 def prepare_mini(out: Path, console: Console | None = None) -> None:
@@ -55,11 +58,8 @@ def _pretrain_base_llm_alone(folder: Path) -> None:
     pretrain_base_llm(folder, console=Console(force_terminal=False))
 
 
-def _evaluate_bases_alone(recipe: Recipe, folder: Path) -> None:
+def _evaluate_alone(model_dir: Path, recipe: Recipe, folder: Path, rows: Sequence[str]) -> None:
     evaluate_bases(recipe.model, rows_of(recipe), folder, show=show_nothing)
-
-
-def _evaluate_rows_alone(model_dir: Path, recipe: Recipe, folder: Path, rows: Sequence[str]) -> None:
     evaluate_run(model_dir, rows_of(recipe), folder, rows, show=show_nothing)
 
 
@@ -75,7 +75,7 @@ def beside(work: Callable[..., None], *arguments: Any) -> Iterator[None]:
     process = get_context("spawn").Process(target=_work_alone, args=(work, *arguments))
     process.start()
     try:
-        with single_thread():
+        with num_threads(1):
             yield
     finally:
         process.join()
@@ -97,10 +97,10 @@ def _work_alone(work: Callable[..., None], *arguments: Any) -> None:
 
 
 @contextmanager
-def single_thread() -> Iterator[None]:
-    """One thread for torch, here and now."""
+def num_threads(number: int) -> Iterator[None]:
+    """So many threads for torch, here and now."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(number)
     try:
         yield
     finally:
@@ -127,21 +127,16 @@ def run_demo(out: Path, console: Console | None = None) -> WrittenReport:
 
 
 def _join(out: Path, console: Console) -> list[ColumnResult]:
-    """Base models and the joint training, with seed 0; returns the columns base, cascade and joint.
-
-    So small a model trains hardly faster with a second thread: the second core evaluates the base models meanwhile.
-    """
+    """Base models and the joint training, with seed 0; returns the columns base, cascade and joint."""
     prepare_mini(out, console)
     recipe = mini_recipe("mini", out)
-    with (
-        stage("joint training, and beside it the evaluation of the base models", console),
-        beside(_evaluate_bases_alone, recipe, out / "report"),
-    ):
+    with stage("joint training", console), num_threads(NUM_THREADS):
         model_dir = train(recipe, out / "joint", console)
     with stage("evaluation", console):
         rows = list(rows_of(recipe).rows)
-        with beside(_evaluate_rows_alone, model_dir, recipe, out / "report", rows[1::2]):
-            evaluate_run(model_dir, rows_of(recipe), out / "report", rows[::2])
+        # The other process has the base models too, which take as long as a third of the joint model's rows.
+        with beside(_evaluate_alone, model_dir, recipe, out / "report", rows[2::3]):
+            evaluate_run(model_dir, rows_of(recipe), out / "report", [*rows[::3], *rows[1::3]])
         joint = evaluate_run(model_dir, rows_of(recipe), out / "report", show=show_nothing)
     return [*evaluate_bases(recipe.model, rows_of(recipe), out / "report", show=show_nothing), joint]
 

@@ -182,9 +182,7 @@ def feed_forward_inputs(
             adapter.convolve(*group)
     finally:
         hook.remove()
-    valid = [group[1] for group in frames.encoded]
-    before = torch.cat([pair[0][mask] for pair, mask in zip(seen, valid, strict=True)])
-    after = torch.cat([pair[1][mask] for pair, mask in zip(seen, valid, strict=True)])
+    before, after = (torch.cat(parts) for parts in zip(*seen, strict=True))
     return before, after
 
 

@@ -6,8 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 from transformers import ParakeetEncoderConfig
-from transformers.models.parakeet.modeling_parakeet import ParakeetEncoderBlock, ParakeetEncoderRelPositionalEncoding
+from transformers.models.parakeet.modeling_parakeet import ParakeetEncoderRelPositionalEncoding
 
+from ..encoders.conformer import ConformerBlock, run_layers
 from .base import ModalityAdapter
 
 
@@ -36,7 +37,7 @@ class ConformerAdapter(ModalityAdapter):
         config._attn_implementation = "sdpa"
         self.dropout = dropout
         self.encode_positions = ParakeetEncoderRelPositionalEncoding(config)
-        self.layers = nn.ModuleList(ParakeetEncoderBlock(config, index) for index in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(ConformerBlock(config, index) for index in range(config.num_hidden_layers))
         self.projection = nn.Linear(encoder_size, hidden_size)
 
     def forward(self, encoded: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -45,12 +46,9 @@ class ConformerAdapter(ModalityAdapter):
 
     def convolve(self, encoded: Tensor, mask: Tensor | None = None) -> Tensor:
         """The Conformer layers alone: `[clips encoder_frames encoder_size]` in and out."""
-        positions = self.encode_positions(encoded)
+        positions = self.encode_positions(encoded[:1])[0]
         hidden = nn.functional.dropout(encoded, self.dropout, self.training)
-        pairs = None if mask is None else (mask[:, None, :, None] & mask[:, None, None, :])
-        for layer in self.layers:
-            hidden = layer(hidden, attention_mask=pairs, position_embeddings=positions)
-        return hidden
+        return run_layers(self.layers, hidden, positions, mask)
 
     def train(self, mode: bool = True) -> ConformerAdapter:
         """Switch dropout on or off; batch normalisation keeps its stored statistics in both modes."""

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from math import log2
 from typing import Any
 
-from transformers import ParakeetEncoder, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from voicetextblender.audio.lengths import Stage
 
+from .conformer import FastConformerTower
 from .w2v_bert import STAGES as W2V_BERT_STAGES
 from .w2v_bert import W2vBertTower
 from .waveform import HubertTower, Wav2Vec2Tower, WavLMTower, convolution_stages
@@ -49,7 +50,7 @@ def _fastconformer_stages(config: Any) -> Stages:
 
 
 FAMILIES: dict[str, Family] = {
-    "parakeet_encoder": Family(ParakeetEncoder, _fastconformer_stages),
+    "parakeet_encoder": Family(FastConformerTower, _fastconformer_stages),
     "whisper": Family(
         WhisperTower,
         lambda config: WHISPER_STAGES,

@@ -28,6 +28,11 @@ def test_planning_at_scale(tmp_path: Path) -> None:
         assert shape["encoder_padding"] <= 0.05
 
 
+def test_the_encoder_without_padding() -> None:
+    printed = run("encoder_padding.py", "--layers", "1", "--clips", "3", "--steps", "1", "--repeats", "1")
+    assert json.loads(printed.splitlines()[-1])["difference"] < 1e-3
+
+
 def test_decoding(tmp_path: Path) -> None:
     printed = run("decode.py", "--repeats", "1", "--folder", str(tmp_path))
     assert [line.split(" ", 2)[:2] for line in printed.splitlines()] == [["noise,", "whole"], ["noise,", "segments"]]

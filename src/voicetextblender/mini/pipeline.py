@@ -33,8 +33,8 @@ from voicetextblender.train.recipe import Recipe, load_recipe
 HOME = "runs/mini"
 """Where the shipped recipes expect the world; another folder replaces it throughout."""
 CLAIM_RECIPES = ("mini", "mini-speech-only", "mini-frozen-llm")
-NUM_WORKERS = max(1, (os.cpu_count() or 2) - 1)
-"""Processes that synthesise speech: on all cores but the one that trains the LLM."""
+NUM_WORKERS = os.cpu_count() or 2
+"""Processes that synthesise speech, beside the one that trains the LLM: the speech encoder waits for them."""
 NUM_THREADS = 2
 """Of the joint training: more do not make so small a model faster, and another number rounds otherwise."""
 

@@ -42,7 +42,7 @@ def embed_clips(
         found, expected = "masks on features, but the encoder takes samples", "null for wav2vec2, HuBERT and WavLM"
         raise ModelError(describe("train.spec_augment", found, expected, "Set it to null"))
     pieces: dict[int, Tensor] = {}
-    groups = group_by_length([len(waveform) for waveform in waveforms])
+    groups = group_by_length([len(waveform) for waveform in waveforms], model.group_cost)
     for group in groups:
         features, mask = extract_features(front_end, [waveforms[index] for index in group])
         if augment is not None:

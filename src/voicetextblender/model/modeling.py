@@ -22,7 +22,7 @@ from .adapters.choose import make_adapter
 from .adapters.conformer import freeze_batch_norm
 from .configuration import VoiceTextBlenderConfig
 from .encoders.encode import encode
-from .encoders.families import build_tower
+from .encoders.families import FAMILIES, build_tower
 
 
 @dataclass
@@ -82,6 +82,11 @@ class VoiceTextBlenderModel(VoiceTextBlenderPreTrainedModel):
             self.audio_tower.eval()
         freeze_batch_norm(self)
         return self
+
+    @property
+    def group_cost(self) -> int:
+        """What one more group of clips costs the speech encoder, in samples of padding."""
+        return FAMILIES[self.config.audio_config.model_type].group_cost
 
     def get_audio_features(
         self, input_features: Tensor, input_features_mask: Tensor | list[Tensor] | None = None, **kwargs: Any

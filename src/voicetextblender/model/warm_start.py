@@ -101,7 +101,7 @@ def listen(composite: Composite, encoder_path: str, pieces: Tensor, batches: Ite
     head = load_whole(ParakeetForCTC, encoder_path).ctc_head.to(device)
     encoded, log_posteriors = [], [torch.zeros(0, len(pieces), device=device)]
     for waveforms in (batch.to(device).waveforms for batch in batches):
-        for group in group_by_length([len(waveform) for waveform in waveforms]):
+        for group in group_by_length([len(waveform) for waveform in waveforms], model.group_cost):
             features, mask = extract_features(composite.front_end, [waveforms[index] for index in group])
             output = model.audio_tower(input_features=features, attention_mask=mask)
             valid = output.attention_mask.bool()
@@ -162,9 +162,9 @@ def fit_units(
     Plain least squares would spend itself on how far below zero a unit is in the many frames that have nothing to do
     with it. So it is repeated, and what is off far enough is right as it is.
     """
-    target = wanted
+    target, squares = wanted, LeastSquares(inputs)
     for _ in range(NUM_FITS):
-        weight, bias, _ = fit_linear(inputs, target)
+        weight, bias = (part.float() for part in squares.fit(target))
         target = torch.where(wanted > 0, wanted, (inputs @ weight.T + bias).clamp(max=OFF))
     return weight, bias
 
@@ -209,15 +209,31 @@ def piece_embeddings(composite: Composite, encoder_path: str) -> Float[Tensor, "
     return rows
 
 
+class LeastSquares:
+    """Least-squares maps from the same inputs `[frames size]`."""
+
+    def __init__(self, inputs: Float[Tensor, "frames size"]) -> None:
+        x = inputs.double()
+        self.mean = x.mean(0)
+        self.centred = x - self.mean
+        self.gram = self.centred.T @ self.centred
+        self.gram += RIDGE * self.gram.diagonal().mean() * torch.eye(len(self.gram)).to(self.gram)
+
+    def fit(
+        self, targets: Float[Tensor, "frames hidden"]
+    ) -> tuple[Float[Tensor, "hidden size"], Float[Tensor, " hidden"]]:
+        """Weight and bias of the map to `targets`, in float64."""
+        y = targets.double()
+        mean = y.mean(0)
+        weight = torch.linalg.solve(self.gram, self.centred.T @ (y - mean)).T
+        return weight, mean - weight @ self.mean
+
+
 def fit_linear(
     inputs: Float[Tensor, "frames size"], targets: Float[Tensor, "frames hidden"]
 ) -> tuple[Float[Tensor, "hidden size"], Float[Tensor, " hidden"], float]:
     """Weight and bias of the least-squares map from `inputs` to `targets`, and the share of variance it explains."""
-    x, y = inputs.double(), targets.double()
-    mean_x, mean_y = x.mean(0), y.mean(0)
-    x, y = x - mean_x, y - mean_y
-    gram = x.T @ x
-    gram += RIDGE * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    weight = torch.linalg.solve(gram, x.T @ y).T
-    explained = 1.0 - float((y - x @ weight.T).square().sum() / y.square().sum())
-    return weight.float(), (mean_y - weight @ mean_x).float(), explained
+    weight, bias = LeastSquares(inputs).fit(targets)
+    missed = targets.double() - inputs.double() @ weight.T - bias
+    explained = 1.0 - float(missed.square().sum() / (targets.double() - targets.double().mean(0)).square().sum())
+    return weight.float(), bias.float(), explained

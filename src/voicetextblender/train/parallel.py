@@ -55,10 +55,14 @@ class ParallelModel:
     """A model as the ranks of a run hold it together.
 
     Gradients are means over the ranks once the last microbatch of a step is through.
+
+    Args:
+        group_cost: of the speech encoder, as `group_by_length` takes it.
     """
 
     entrance: nn.Module
     ranks: Ranks
+    group_cost: int
 
     @property
     def is_sharded(self) -> bool:
@@ -96,7 +100,8 @@ class ParallelModel:
         Ranks that hold shards meet in every pass through a block, so those with fewer microbatches or groups of clips
         run on nothing. Where all ranks sum their gradients, in the last microbatch, each has one for every weight.
         """
-        passes = [len(group_by_length([len(waveform) for waveform in batch.waveforms])) for batch in batches]
+        lengths = [[len(waveform) for waveform in batch.waveforms] for batch in batches]
+        passes = [len(group_by_length(clips, self.group_cost)) for clips in lengths]
         if self.ranks.num_ranks == 1:
             return list(zip(batches, passes, strict=True))
         shares = self.ranks.gather([passes]) if self.is_sharded else [passes]
@@ -156,18 +161,18 @@ def parallelise(model: VoiceTextBlenderForConditionalGeneration, config: TrainCo
     Raises:
         ModelError: the ranks have different models.
     """
-    entrance = Entrance(model)
+    entrance, group_cost = Entrance(model), model.model.group_cost
     if is_sharded(config, ranks):
         check_same_modules(model, ranks)
         _shard(entrance, model, config, ranks)
-        return ParallelModel(entrance, ranks)
+        return ParallelModel(entrance, ranks, group_cost)
     entrance.to(ranks.device)
     if ranks.num_ranks == 1:
-        return ParallelModel(entrance, ranks)
+        return ParallelModel(entrance, ranks, group_cost)
     with warnings.catch_warnings():  # torch 2.13 has another name for `broadcast_buffers`, which 2.11 does not know
         warnings.simplefilter("ignore", FutureWarning)
         copies = DistributedDataParallel(entrance, broadcast_buffers=False, gradient_as_bucket_view=True)
-    return ParallelModel(copies, ranks)
+    return ParallelModel(copies, ranks, group_cost)
 
 
 def check_shard_size(config: TrainConfig, ranks: Ranks) -> None:

@@ -7,17 +7,19 @@ import torch
 from torch import Tensor
 from transformers import ParakeetEncoder, ParakeetEncoderConfig
 
+from voicetextblender.mini.base_encoder import initialise
 from voicetextblender.model.encoders.conformer import FastConformerTower
 
 
 def make_towers(seed: int, **values: object) -> tuple[ParakeetEncoder, FastConformerTower]:
-    """The library's encoder and ours, with the same weights, none of them zero."""
+    """The library's encoder and ours, with the same weights, none zero, through which clips can be told apart."""
     torch.manual_seed(seed)
     sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48}
     config = ParakeetEncoderConfig(**(sizes | {"num_mel_bins": 16, "layerdrop": 0.0} | values))
     library = ParakeetEncoder(config)
+    initialise(library)
     for parameter in library.parameters():
-        torch.nn.init.normal_(parameter, std=0.2)
+        parameter.data += 0.1 * torch.randn_like(parameter)
     ours = FastConformerTower(config)
     ours.load_state_dict(library.state_dict())
     return library.eval(), ours.eval()
@@ -37,6 +39,7 @@ def test_valid_frames_and_gradients_are_the_librarys(seed: int) -> None:
     features, mask = make_clips(seed, 1 + seed % 5)
     expected, found = (tower(input_features=features, attention_mask=mask) for tower in (library, ours))
     valid = found.attention_mask
+    assert expected.last_hidden_state[valid].std(0).mean() > 0.1
     assert torch.equal(valid, expected.attention_mask.bool())
     torch.testing.assert_close(found.last_hidden_state[valid], expected.last_hidden_state[valid], rtol=1e-4, atol=1e-5)
     assert not found.last_hidden_state[~valid].any()

@@ -34,7 +34,6 @@ class ConformerAdapter(ModalityAdapter):
             activation_dropout=dropout,
             attention_dropout=dropout,
         )
-        config._attn_implementation = "sdpa"
         self.dropout = dropout
         self.encode_positions = ParakeetEncoderRelPositionalEncoding(config)
         self.layers = nn.ModuleList(ConformerBlock(config, index) for index in range(config.num_hidden_layers))

@@ -26,13 +26,7 @@ from .output import mask_of_lengths
 class ConformerBlock(ParakeetEncoderBlock):
     """The library's layer over the valid frames of all clips."""
 
-    def forward(
-        self,
-        frames: Tensor,
-        positions: Tensor,
-        places: Tensor,
-        mask: Tensor,
-    ) -> Tensor:
+    def forward(self, frames: Tensor, positions: Tensor, places: Tensor, mask: Tensor) -> Tensor:
         """Map `[frames size]`, the valid frames of all clips, to the same.
 
         Args:
@@ -70,12 +64,7 @@ class FastConformerTower(ParakeetEncoder):
         return ParakeetEncoderModelOutput(run_layers(self.layers, hidden, positions, mask), attention_mask=mask)
 
 
-def run_layers(
-    layers: Iterable[nn.Module],
-    hidden: Tensor,
-    positions: Tensor,
-    mask: Tensor | None,
-) -> Tensor:
+def run_layers(layers: Iterable[nn.Module], hidden: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
     """`ConformerBlock`s one after the other over `[clips width size]`, with `positions` and `mask` as they take them.
 
     Without a mask all frames are valid. What stands behind a clip is not looked at, and zero in the result.

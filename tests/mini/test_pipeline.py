@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from voicetextblender.errors import RunError
-from voicetextblender.mini.pipeline import CLAIM_RECIPES, Claim, beside
+from voicetextblender.mini.pipeline import CLAIM_RECIPES, CLAIM_STEPS, Claim, beside
 
 PROGRAM = """
 import sys, time
@@ -46,14 +46,14 @@ def test_the_work_is_done_when_the_body_is(tmp_path: Path) -> None:
     assert (tmp_path / "out").read_text() == "done 1" and torch.get_num_threads() == before
 
 
-def test_each_claim_has_a_run_and_replies_of_its_own_and_the_first_is_the_demos() -> None:
+def test_each_claim_has_a_run_and_replies_of_its_own() -> None:
     world = Path("elsewhere/world")
     claims = [Claim(recipe, seed) for recipe in CLAIM_RECIPES for seed in range(3)]
     recipes = [claim.resolve(world) for claim in claims]
     assert [recipe.seed for recipe in recipes] == 3 * [0, 1, 2]
     assert all("runs/mini" not in recipe.model_dump_json() for recipe in recipes)
-    assert claims[0].run_dir(world) == world / "joint"
-    assert len({claim.run_dir(world) for claim in claims}) == 9
+    assert {recipe.train.steps for recipe in recipes} == {CLAIM_STEPS}
+    assert len({world / "joint", *(claim.run_dir(world) for claim in claims)}) == 10
     columns = [recipe.evaluate.column for recipe in recipes if recipe.evaluate]
     assert len({(claim.replies(world), column) for claim, column in zip(claims, columns, strict=True)}) == 9
 

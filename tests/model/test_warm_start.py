@@ -23,6 +23,7 @@ from voicetextblender.model.warm_start import (
     fit_units,
     piece_embeddings,
     warm_start_adapter,
+    weigh_frames,
 )
 
 
@@ -30,12 +31,30 @@ def test_a_linear_relation_is_found() -> None:
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(500, 6, generator=generator)
     weight, bias = torch.randn(3, 6, generator=generator), torch.randn(3, generator=generator)
-    found_weight, found_bias, explained = fit_linear(inputs, inputs @ weight.T + bias)
+    evenly = torch.ones(500)
+    found_weight, found_bias, explained = fit_linear(inputs, inputs @ weight.T + bias, evenly)
     torch.testing.assert_close(found_weight, weight, rtol=1e-2, atol=1e-2)
     torch.testing.assert_close(found_bias, bias, rtol=1e-2, atol=1e-2)
     assert explained > 0.999
-    _, _, nothing = fit_linear(inputs, torch.randn(500, 3, generator=generator))
+    _, _, nothing = fit_linear(inputs, torch.randn(500, 3, generator=generator), evenly)
     assert nothing < 0.1
+
+
+def test_a_weight_counts_like_so_many_frames() -> None:
+    generator = torch.Generator().manual_seed(0)
+    inputs, targets = torch.randn(60, 6, generator=generator), torch.randn(60, 3, generator=generator)
+    times = torch.arange(60) % 3 + 1
+    weighed = fit_linear(inputs, targets, times.float())
+    repeated = fit_linear(inputs.repeat_interleave(times, 0), targets.repeat_interleave(times, 0), torch.ones(120))
+    torch.testing.assert_close(weighed, repeated)
+
+
+def test_frames_of_a_seldom_piece_count_for_more_but_the_piece_for_less() -> None:
+    log_posteriors = torch.eye(3)[torch.tensor([0] * 16 + [1] * 2)].log_softmax(-1)
+    weights = weigh_frames(log_posteriors)
+    torch.testing.assert_close(weights.mean(), torch.tensor(1.0))
+    often, seldom = weights[0], weights[-1]
+    assert often < seldom and 16 * often > 2 * seldom
 
 
 def test_units_are_found_that_least_squares_alone_misses() -> None:
@@ -43,12 +62,12 @@ def test_units_are_found_that_least_squares_alone_misses() -> None:
     inputs = torch.randn(2000, 8, generator=generator)
     before = inputs @ torch.randn(4, 8, generator=generator).T - 4.0
     wanted = torch.where(before > 0, before, -40.0 * torch.rand(before.shape, generator=generator))
-    is_on = wanted > 0
+    is_on, evenly = wanted > 0, torch.ones(2000)
 
     def missed(weight: torch.Tensor, bias: torch.Tensor) -> float:
         return float(((inputs @ weight.T + bias)[is_on] - wanted[is_on]).abs().mean())
 
-    assert missed(*fit_units(inputs, wanted)) < 0.5 * missed(*fit_linear(inputs, wanted)[:2])
+    assert missed(*fit_units(inputs, wanted, evenly)) < 0.5 * missed(*fit_linear(inputs, wanted, evenly)[:2])
 
 
 def test_the_adapter_starts_near_the_text_that_is_heard(tmp_path: Path) -> None:
@@ -86,10 +105,11 @@ def test_the_table_gives_what_no_linear_map_can() -> None:
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, 0.0, 0.02)
     valid = torch.ones(40, 30, dtype=torch.bool)
-    frames = Frames([(encoded, valid)], log_posteriors, log_posteriors.exp() @ pieces)
+    weights = weigh_frames(log_posteriors)
+    frames = Frames([(encoded, valid)], log_posteriors, log_posteriors.exp() @ pieces, weights)
 
     def explained() -> float:
-        return fit_linear(adapter.convolve(encoded, valid).flatten(0, 1), frames.targets)[2]
+        return fit_linear(adapter.convolve(encoded, valid).flatten(0, 1), frames.targets, weights)[2]
 
     with torch.no_grad():
         linear = explained()

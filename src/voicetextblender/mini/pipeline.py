@@ -33,6 +33,8 @@ from voicetextblender.train.recipe import Recipe, load_recipe
 HOME = "runs/mini"
 """Where the shipped recipes expect the world; another folder replaces it throughout."""
 CLAIM_RECIPES = ("mini", "mini-speech-only", "mini-frozen-llm")
+CLAIM_STEPS = 1200
+"""Of each training of the claims. The demo's own, as the recipe has it, is shorter: somebody waits for it."""
 NUM_WORKERS = os.cpu_count() or 2
 """Processes that synthesise speech, beside the one that trains the LLM: the speech encoder waits for them."""
 NUM_THREADS = 2
@@ -122,23 +124,18 @@ def prepare_data(data_dir: Path, config: MiniWorldConfig) -> list[TranscribedCli
 def run_demo(out: Path, console: Console | None = None) -> WrittenReport:
     """The whole method in minutes: base models, one joint training, and a report beside base LLM and cascade."""
     console = console or Console()
-    results = _join(out, console)
-    return report(out, results, [RunLog("joint", mini_recipe("mini", out).name, out / "joint")], console)
-
-
-def _join(out: Path, console: Console) -> list[ColumnResult]:
-    """Base models and the joint training, with seed 0; returns the columns base, cascade and joint."""
     prepare_mini(out, console)
-    recipe = mini_recipe("mini", out)
+    recipe, run_dir = mini_recipe("mini", out), out / "joint"
     with stage("joint training", console), num_threads(NUM_THREADS):
-        model_dir = train(recipe, out / "joint", console)
+        model_dir = train(recipe, run_dir, console)
     with stage("evaluation", console):
         rows = list(rows_of(recipe).rows)
         # The other process has the base models too, which take as long as a third of the joint model's rows.
         with beside(_evaluate_alone, model_dir, recipe, out / "report", rows[2::3]):
             evaluate_run(model_dir, rows_of(recipe), out / "report", [*rows[::3], *rows[1::3]])
         joint = evaluate_run(model_dir, rows_of(recipe), out / "report", show=show_nothing)
-    return [*evaluate_bases(recipe.model, rows_of(recipe), out / "report", show=show_nothing), joint]
+    bases = evaluate_bases(recipe.model, rows_of(recipe), out / "report", show=show_nothing)
+    return report(out, [*bases, joint], [RunLog("joint", recipe.name, run_dir)], console)
 
 
 @dataclass(frozen=True)
@@ -150,31 +147,31 @@ class Claim:
 
     def resolve(self, out: Path) -> Recipe:
         """The recipe over the world in `out`."""
-        return mini_recipe(self.recipe, out, self.seed)
+        return mini_recipe(self.recipe, out, [f"seed={self.seed}", f"train.steps={CLAIM_STEPS}"])
 
     def run_dir(self, out: Path) -> Path:
-        """Where it is trained; the joint one with seed 0 is the demo's."""
-        if self == Claim("mini", 0):
-            return out / "joint"
+        """Where it is trained."""
         return out / "claims" / f"{rows_of(self.resolve(out)).column}-seed{self.seed}"
 
     def replies(self, out: Path) -> Path:
-        """Where its replies are kept; those of seed 0 stand beside the demo's."""
-        return out / ("report" if self.seed == 0 else f"report-seeds/{self.seed}")
+        """Where its replies are kept, those of all recipes with this seed."""
+        return out / "claims" / f"replies-seed{self.seed}"
 
 
 def run_claims(out: Path, seeds: int, console: Console | None = None) -> WrittenReport:
-    """The demo and its baselines: joint, speech-only and frozen-LLM training, `seeds` of each, in one report."""
+    """Joint, speech-only and frozen-LLM training on the demo's base models, `seeds` of each, in one report."""
     console = console or Console()
-    *bases, _ = _join(out, console)
+    prepare_mini(out, console)
     claims = [Claim(name, seed) for seed in range(seeds) for name in CLAIM_RECIPES]
-    others = claims[1:]
-    second = others[1::2]
+    second = claims[1::2]
     names = ", ".join(f"{rows_of(claim.resolve(out)).column} (seed {claim.seed})" for claim in second)
     console.print(f"two trainings at a time, one thread each; beside those shown: {names}", highlight=False)
     with beside(_claim_alone, second, out):
-        for claim in others[::2]:
+        for claim in claims[::2]:
             claim_one(claim, out, console)
+    recipe = claims[0].resolve(out)
+    with stage("evaluation of the base models", console):
+        bases = evaluate_bases(recipe.model, rows_of(recipe), out / "report")
     results = [
         evaluate_run(
             claim.run_dir(out) / MODEL_FOLDER, rows_of(claim.resolve(out)), claim.replies(out), show=show_nothing
@@ -208,15 +205,15 @@ def report(
     bases = [RunLog(name, f"base {name}", out / "base" / name) for name in ("llm", "encoder")]
     written = write_report(results, [*bases, *logs], out / folder)
     print_table(written.table, console)
-    console.print(f"\nreport: {written.html}\nchat:   vtb chat {out / 'joint'}", soft_wrap=True, highlight=False)
+    run_dir = next(log.folder for log in logs if log.column == "joint")
+    console.print(f"\nreport: {written.html}\nchat:   vtb chat {run_dir}", soft_wrap=True, highlight=False)
     return written
 
 
-def mini_recipe(name: str, out: Path, seed: int = 0) -> Recipe:
+def mini_recipe(name: str, out: Path, overrides: Sequence[str] = ()) -> Recipe:
     """A shipped recipe of the embedded world, over the world in `out`."""
-    recipe = load_recipe(name)
-    values = _relocate(recipe.model_dump(mode="json"), str(out))
-    return Recipe.model_validate(values | {"seed": seed})
+    recipe = load_recipe(name, overrides)
+    return Recipe.model_validate(_relocate(recipe.model_dump(mode="json"), str(out)))
 
 
 def rows_of(recipe: Recipe) -> EvaluateConfig:

@@ -51,7 +51,8 @@ class Exchange:
     """One user turn and its answer.
 
     The user's text is `before + content + after`; `content` is what a clip can replace as a whole. `keys` name what was
-    asked, apart from the wording where there are many such things; all of them stand on one side of the split.
+    asked where there are many such things (statements, lists), and all of them stand on one side of the split. Without
+    keys, one wording of the content at most is held out; `wording` is its place among those of the task.
     """
 
     task: str
@@ -62,6 +63,7 @@ class Exchange:
     answer: str
     keys: tuple[str, ...] = ()
     content_language: Language = "en"
+    wording: int = 0
 
     @property
     def text(self) -> str:
@@ -69,15 +71,21 @@ class Exchange:
         return self.before + self.content + self.after
 
 
-def is_held_out(key: str) -> bool:
-    """Whether what `key` names belongs to evaluation; a function of the key alone."""
-    return derive_seed("split", key) % EVAL_SHARE == 0
+def is_held_out(key: str, wording: int = 0) -> bool:
+    """Whether what `key` names belongs to evaluation, in one of its first `EVAL_SHARE` wordings.
+
+    Only one of them can. If all could, some word (a seldom opposite, say) would be in no training speech at all, and a
+    row on instructions would ask for words that nobody ever said.
+    """
+    return derive_seed("split", key) % EVAL_SHARE == wording
 
 
 def in_split(exchange: Exchange, split: str) -> bool:
     """Whether the exchange may be used there: for evaluation every key is held out, for training none."""
-    keys = exchange.keys or (exchange.text,)
-    return all(is_held_out(key) == (split == "eval") for key in keys)
+    held_out = [is_held_out(key) for key in exchange.keys] or [
+        is_held_out(f"{exchange.task} {exchange.language} {exchange.content}", exchange.wording)
+    ]
+    return all(one == (split == "eval") for one in held_out)
 
 
 Maker = Callable[[Random, Scope, Language], Exchange]
@@ -97,11 +105,13 @@ def worded(
     random: Random, scope: Scope, task: str, language: Language, content: str, answer: str, question: str = ""
 ) -> Exchange:
     """Put `content` (and `question`) into a wording of the task."""
-    wordings = WORDINGS[task][language]
-    choices = {"common": wordings.common, "held_out": wordings.held_out, "all": (*wordings.common, *wordings.held_out)}
-    before, after = random.choice(choices[scope.wordings]).split("{x}")
-    before, after = before.replace("{q}", question), after.replace("{q}", question)
-    return Exchange(task.split(".")[0], language, before, content, after, answer, content_language=language)
+    common, held_out = WORDINGS[task][language]
+    every = (*common, *held_out)
+    choices = {"common": common, "held_out": held_out, "all": every}
+    chosen = random.choice(choices[scope.wordings])
+    before, after = chosen.replace("{q}", question).split("{x}")
+    name, wording = task.split(".")[0], every.index(chosen)
+    return Exchange(name, language, before, content, after, answer, content_language=language, wording=wording)
 
 
 # ---- statements

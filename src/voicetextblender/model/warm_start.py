@@ -35,6 +35,9 @@ WORD_START = "\u2581"
 RIDGE = 1e-3
 """Weight of the penalty on a fitted map, relative to the mean variance of its inputs."""
 
+RARENESS = 0.75
+"""A frame counts by how seldom its piece was heard, to this power: 0 is by frames, 1 is by pieces."""
+
 MARGIN = 5.0
 """A unit switches on where the log-posterior of its piece is above minus this."""
 
@@ -58,6 +61,8 @@ class Frames(NamedTuple):
     """Hidden states [clips frames size] and which frames are valid [clips frames], by group."""
     log_posteriors: Float[Tensor, "frames vocab"]
     targets: Float[Tensor, "frames hidden"]
+    weights: Float[Tensor, " frames"]
+    """How much each one counts in the fits; 1 on average."""
 
 
 @torch.no_grad()
@@ -89,7 +94,7 @@ def warm_start_adapter(composite: Composite, encoder_path: str, batches: Iterabl
     quieten(adapter)
     fill_table(adapter, frames, pieces, blank)
     outputs = torch.cat([adapter.convolve(*group)[group[1]] for group in frames.encoded])
-    weight, bias, explained = fit_linear(outputs, frames.targets)
+    weight, bias, explained = fit_linear(outputs, frames.targets, frames.weights)
     adapter.projection.weight.copy_(weight)
     adapter.projection.bias.copy_(bias)
     return explained
@@ -108,7 +113,18 @@ def listen(composite: Composite, encoder_path: str, pieces: Tensor, batches: Ite
             encoded.append((output.last_hidden_state, valid))
             log_posteriors.append(head(output.last_hidden_state)[valid].log_softmax(-1))
     joined = torch.cat(log_posteriors)
-    return Frames(encoded, joined, joined.exp() @ pieces)
+    return Frames(encoded, joined, joined.exp() @ pieces, weigh_frames(joined))
+
+
+def weigh_frames(log_posteriors: Float[Tensor, "frames vocab"]) -> Float[Tensor, " frames"]:
+    """More for the frames of seldom pieces.
+
+    Most frames are pauses or the same few words. Fitted as they come, a piece that was heard a dozen times costs next
+    to nothing when it is taken for another, and that word is then not understood.
+    """
+    pieces = log_posteriors.argmax(-1)
+    weights = pieces.bincount().to(log_posteriors)[pieces].pow(-RARENESS)
+    return weights / weights.mean()
 
 
 def quieten(adapter: ConformerAdapter) -> None:
@@ -137,7 +153,7 @@ def fill_table(adapter: ConformerAdapter, frames: Frames, pieces: Tensor, blank:
     heard = frames.log_posteriors.exp().sum(0)
     heard[blank] = -1.0
     kept = heard.argsort(descending=True, stable=True)[: min(num_units, len(pieces) - 1)]
-    weight, bias = fit_units(normed, frames.log_posteriors[:, kept] + MARGIN)
+    weight, bias = fit_units(normed, frames.log_posteriors[:, kept] + MARGIN, frames.weights)
     table.linear1.weight[: len(kept)], table.linear1.bias[: len(kept)] = weight, bias
 
     offsets = pieces[kept] - pieces[blank]
@@ -155,14 +171,14 @@ def fill_table(adapter: ConformerAdapter, frames: Frames, pieces: Tensor, blank:
 
 
 def fit_units(
-    inputs: Float[Tensor, "frames size"], wanted: Float[Tensor, "frames units"]
+    inputs: Float[Tensor, "frames size"], wanted: Float[Tensor, "frames units"], weights: Float[Tensor, " frames"]
 ) -> tuple[Float[Tensor, "units size"], Float[Tensor, " units"]]:
     """Weight and bias of units that give `wanted` where that is above zero, and are off, by any margin, elsewhere.
 
     Plain least squares would spend itself on how far below zero a unit is in the many frames that have nothing to do
     with it. So it is repeated, and what is off far enough is right as it is.
     """
-    target, squares = wanted, LeastSquares(inputs)
+    target, squares = wanted, LeastSquares(inputs, weights)
     for _ in range(NUM_FITS):
         weight, bias = (part.float() for part in squares.fit(target))
         target = torch.where(wanted > 0, wanted, (inputs @ weight.T + bias).clamp(max=OFF))
@@ -210,13 +226,15 @@ def piece_embeddings(composite: Composite, encoder_path: str) -> Float[Tensor, "
 
 
 class LeastSquares:
-    """Least-squares maps from the same inputs `[frames size]`."""
+    """Least-squares maps from the same inputs `[frames size]`, each frame with its weight."""
 
-    def __init__(self, inputs: Float[Tensor, "frames size"]) -> None:
+    def __init__(self, inputs: Float[Tensor, "frames size"], weights: Float[Tensor, " frames"]) -> None:
         x = inputs.double()
-        self.mean = x.mean(0)
-        self.centred = x - self.mean
-        self.gram = self.centred.T @ self.centred
+        self.shares = (weights.double() / weights.double().sum()).unsqueeze(1)
+        self.mean = (self.shares * x).sum(0)
+        centred = x - self.mean
+        self.weighed = self.shares * centred
+        self.gram = self.weighed.T @ centred
         self.gram += RIDGE * self.gram.diagonal().mean() * torch.eye(len(self.gram)).to(self.gram)
 
     def fit(
@@ -224,16 +242,18 @@ class LeastSquares:
     ) -> tuple[Float[Tensor, "hidden size"], Float[Tensor, " hidden"]]:
         """Weight and bias of the map to `targets`, in float64."""
         y = targets.double()
-        mean = y.mean(0)
-        weight = torch.linalg.solve(self.gram, self.centred.T @ (y - mean)).T
+        mean = (self.shares * y).sum(0)
+        weight = torch.linalg.solve(self.gram, self.weighed.T @ (y - mean)).T
         return weight, mean - weight @ self.mean
 
 
 def fit_linear(
-    inputs: Float[Tensor, "frames size"], targets: Float[Tensor, "frames hidden"]
+    inputs: Float[Tensor, "frames size"], targets: Float[Tensor, "frames hidden"], weights: Float[Tensor, " frames"]
 ) -> tuple[Float[Tensor, "hidden size"], Float[Tensor, " hidden"], float]:
     """Weight and bias of the least-squares map from `inputs` to `targets`, and the share of variance it explains."""
-    weight, bias = LeastSquares(inputs).fit(targets)
-    missed = targets.double() - inputs.double() @ weight.T - bias
-    explained = 1.0 - float(missed.square().sum() / (targets.double() - targets.double().mean(0)).square().sum())
+    squares, y = LeastSquares(inputs, weights), targets.double()
+    weight, bias = squares.fit(targets)
+    missed = y - inputs.double() @ weight.T - bias
+    spread = y - (squares.shares * y).sum(0)
+    explained = 1.0 - float((squares.shares * missed.square()).sum() / (squares.shares * spread.square()).sum())
     return weight.float(), bias.float(), explained

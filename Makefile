@@ -29,10 +29,10 @@ $(TOOLS): $(INSTALLED)
 	$(PIP) --editable '.[mini,dev]'
 	@touch $@
 
-demo: $(INSTALLED)  ## pretrain, join, compare, 15 to 25 minutes on two cores
+demo: $(INSTALLED)  ## pretrain, join, compare, about 15 minutes on two cores
 	$(BIN)/vtb demo
 
-claims: $(INSTALLED)  ## the demo with every baseline and two seeds, about an hour; resumable
+claims: $(INSTALLED)  ## longer trainings on its base models, with every baseline and two seeds, less than an hour; resumable
 	$(BIN)/vtb demo --claims --seeds 2
 
 test: $(TOOLS)  ## all tests that need no GPU

@@ -11,13 +11,13 @@ from voicetextblender.cli.console import examples
 
 EXAMPLES = examples(
     ("vtb demo", "base models, joint training, report; continues where it was stopped"),
-    ("vtb demo --claims --seeds 2", "with every baseline, two seeds each, about an hour"),
+    ("vtb demo --claims --seeds 2", "longer trainings with every baseline, two seeds each, about an hour"),
 )
 
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder of everything that is made.")] = Path("runs/mini"),
-    claims: Annotated[bool, typer.Option("--claims", help="Train the baselines too: speech only, frozen LLM.")] = False,
+    claims: Annotated[bool, typer.Option("--claims", help="Longer, and the baselines too: speech only, frozen LLM.")] = False,
     seeds: Annotated[int, typer.Option(min=1, help="Trainings of each kind, with --claims.")] = 2,
 ) -> None:
     """Pretrain a small LLM and a small speech encoder, join them in one training, and show what came of it.

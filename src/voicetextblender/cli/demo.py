@@ -17,7 +17,7 @@ EXAMPLES = examples(
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder of everything that is made.")] = Path("runs/mini"),
-    claims: Annotated[bool, typer.Option("--claims", help="Longer, and the baselines too: speech only, frozen LLM.")] = False,
+    claims: Annotated[bool, typer.Option("--claims", help="Longer, with baselines: speech only, frozen LLM.")] = False,
     seeds: Annotated[int, typer.Option(min=1, help="Trainings of each kind, with --claims.")] = 2,
 ) -> None:
     """Pretrain a small LLM and a small speech encoder, join them in one training, and show what came of it.

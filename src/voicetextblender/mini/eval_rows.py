@@ -53,13 +53,13 @@ def eval_rows(config: MiniWorldConfig, studio: Studio, unseen: Studio) -> dict[s
 
 
 def distinct(num_items: int, make: Callable[[int], Conversation], studio: Studio | None = None) -> list[Conversation]:
-    """`num_items` conversations with different user text, or as many as 30 times so many tries give.
+    """`num_items` conversations with different user text, or as many as 10 times so many tries give.
 
     Clips of a conversation that is dropped are taken back from `studio`.
     """
     seen: set[str] = set()
     kept: list[Conversation] = []
-    for attempt in range(30 * num_items):
+    for attempt in range(10 * num_items):
         num_clips = 0 if studio is None else len(studio.utterances)
         conversation = make(attempt)
         key = user_text(conversation)

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
-from voicetextblender.errors import RunError, describe
 from voicetextblender.evaluate.columns import evaluate_bases, evaluate_run
 from voicetextblender.evaluate.config import EvaluateConfig
 from voicetextblender.evaluate.predictions import ColumnResult
@@ -22,10 +19,10 @@ from voicetextblender.evaluate.report import WrittenReport, print_table, write_r
 from voicetextblender.evaluate.runs import RunLog
 from voicetextblender.mini.base_encoder import TranscribedClip, pretrain_base_encoder
 from voicetextblender.mini.base_llm import is_finished, pretrain_base_llm
+from voicetextblender.mini.beside import beside, num_threads
 from voicetextblender.mini.rows import MiniWorldConfig
 from voicetextblender.mini.world import build_world, write_manifests
 from voicetextblender.prepare.synthesis import synthesize_utterances
-from voicetextblender.processes import end_with_parent
 from voicetextblender.progress import ShowProgress, show_nothing, show_progress
 from voicetextblender.train.loop import MODEL_FOLDER, train
 from voicetextblender.train.recipe import Recipe, load_recipe
@@ -63,50 +60,6 @@ def _pretrain_base_llm_alone(folder: Path) -> None:
 def _evaluate_alone(model_dir: Path, recipe: Recipe, folder: Path, rows: Sequence[str]) -> None:
     evaluate_bases(recipe.model, rows_of(recipe), folder, show=show_nothing)
     evaluate_run(model_dir, rows_of(recipe), folder, rows, show=show_nothing)
-
-
-@contextmanager
-def beside(work: Callable[..., None], *arguments: Any) -> Iterator[None]:
-    """Do `work` in another process while the body runs, one thread each, and end with the later of the two.
-
-    Two cores do two things at once in less time than one thing after the other with both.
-
-    Raises:
-        RunError: the other process failed.
-    """
-    process = get_context("spawn").Process(target=_work_alone, args=(work, *arguments))
-    process.start()
-    try:
-        with num_threads(1):
-            yield
-    finally:
-        process.join()
-    if process.exitcode != 0:
-        raise RunError(
-            describe(
-                work.__name__.strip("_").replace("_", " "),
-                f"its process ended with status {process.exitcode}",
-                "status 0",
-                "Its last words are above; the same command goes on from where it was",
-            )
-        )
-
-
-def _work_alone(work: Callable[..., None], *arguments: Any) -> None:
-    end_with_parent()
-    torch.set_num_threads(1)
-    work(*arguments)
-
-
-@contextmanager
-def num_threads(number: int) -> Iterator[None]:
-    """So many threads for torch, here and now."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def prepare_data(data_dir: Path, config: MiniWorldConfig) -> list[TranscribedClip]:

@@ -27,6 +27,9 @@ GENERATED = pytest.param(
 )
 """What a training uses."""
 
+ADAPTER = {"num_heads": 2, "feed_forward_factor": 2, "conv_kernel_size": 5, "dropout": 0.0}
+"""Layers of the size of the encoder's, which are then compiled once for both."""
+
 
 @pytest.mark.parametrize("backend", ["eager", GENERATED])
 def test_compiled_layers_learn_what_uncompiled_ones_learn(
@@ -35,7 +38,7 @@ def test_compiled_layers_learn_what_uncompiled_ones_learn(
     """Traced and run as it is; or with generated code, which takes minutes to make though it is not optimised here."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "generated"))
     monkeypatch.setenv("TORCHINDUCTOR_DEBUG_COMPILE", "1")
-    recipe = make_recipe(tmp_path)
+    recipe = make_recipe(tmp_path, model={"adapter": ADAPTER})
     composite = build_composite(recipe.model, seed=0)
     composite.model.train()
     geometry = Geometry(composite.num_audio_tokens, composite.geometry_fingerprint)

@@ -32,7 +32,7 @@ $(TOOLS): $(INSTALLED)
 demo: $(INSTALLED)  ## pretrain, join, compare, about 15 minutes on two cores
 	$(BIN)/vtb demo
 
-claims: $(INSTALLED)  ## longer trainings on its base models, with every baseline and two seeds, less than an hour; resumable
+claims: $(INSTALLED)  ## longer trainings on its base models, with every baseline and two seeds, about an hour; resumable
 	$(BIN)/vtb demo --claims --seeds 2
 
 test: $(TOOLS)  ## all tests that need no GPU

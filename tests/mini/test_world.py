@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
@@ -15,7 +16,16 @@ from voicetextblender.chat.conversation import Conversation, parse_conversation
 from voicetextblender.errors import DataError
 from voicetextblender.mini.eval_rows import user_text
 from voicetextblender.mini.lexicon import ACTIONS, HELD_OUT_ENTITIES, LANGUAGES, LIVES, TRAVELS, WORKS, Language, say
-from voicetextblender.mini.rows import UNSEEN_MIXED, UNSEEN_WHOLE, MiniWorldConfig, turn_text
+from voicetextblender.mini.rows import (
+    MIXED_TASKS,
+    UNSEEN_MIXED,
+    UNSEEN_WHOLE,
+    WHOLE_TASKS,
+    MiniWorldConfig,
+    turn_text,
+    words,
+)
+from voicetextblender.mini.text_tasks import TASK_WEIGHTS
 from voicetextblender.mini.voices import HELD_OUT_VOICES, TRAIN_VOICES
 from voicetextblender.mini.wordings import WORDINGS
 from voicetextblender.mini.world import World, build_world, write_manifests
@@ -172,6 +182,27 @@ def test_evaluation_asks_in_words_that_training_speech_says() -> None:
             clips = [clip for row in rows for clip in row.clips]
             said[name.split("/")[0]] |= words_of(" ".join(str(clip.transcript) for clip in clips).lower())
     assert said["eval"] and said["eval"] <= said["train"]
+
+
+def test_spoken_turns_hold_a_task_as_often_as_the_text_does() -> None:
+    for kind, tasks in (("instruction", WHOLE_TASKS), ("mixed", MIXED_TASKS)):
+        rows = world().conversations[f"train/{kind}"]
+        counts = Counter(row.metadata["task"] for row in rows)
+        for task in tasks:
+            expected = len(rows) * TASK_WEIGHTS[task] / sum(TASK_WEIGHTS[other] for other in tasks)
+            assert abs(counts[task] - expected) < 4 * expected**0.5, (kind, task)
+
+
+def test_recordings_say_what_is_rarest(monkeypatch: pytest.MonkeyPatch) -> None:
+    def heard(num_candidates: int) -> Counter[str]:
+        monkeypatch.setattr("voicetextblender.mini.rows.NUM_CANDIDATES", num_candidates)
+        utterances = build_world(SMALL.model_copy(update={"num_recordings": 1000})).encoder_utterances
+        return Counter(word for utterance in utterances for word in words(utterance.text))
+
+    drawn, chosen = heard(1), heard(4)
+    rare = sorted(drawn, key=drawn.__getitem__)[:50]
+    assert sum(chosen[word] for word in rare) > 1.5 * sum(drawn[word] for word in rare)
+    assert chosen.keys() >= drawn.keys()
 
 
 def test_held_out_wordings_are_never_in_training() -> None:

@@ -11,6 +11,7 @@ from voicetextblender.mini.grammar import HELD_OUT, SPOKEN, Entities, Fact, say_
 from voicetextblender.mini.lexicon import HELD_OUT_ENTITIES, LANGUAGES, Language
 from voicetextblender.mini.rows import (
     EVAL_SPEECH,
+    MIXED_TASKS,
     STORY_KINDS,
     UNSEEN_MIXED,
     UNSEEN_WHOLE,
@@ -40,7 +41,7 @@ def eval_rows(config: MiniWorldConfig, studio: Studio, unseen: Studio) -> dict[s
         "text.untouched": text_items(config, "text.untouched", (*TEXT_ONLY_MAKERS, *DIALOGUE_MAKERS), n),
         **story_items(config, studio, unseen),
         **instruction_items(config, studio),
-        "mixed": distinct(n, lambda i: turn_row("", keyed(config, "mixed", i), "mixed", studio, EVAL_SPEECH), studio),
+        "mixed": distinct(n, lambda i: mixed_item(keyed(config, "mixed", i), studio), studio),
         "multi_turn.spoken": distinct(
             config.num_multi_turn_items, lambda i: multi_turn_item(keyed(config, "multi turn", i), i, studio), studio
         ),
@@ -165,10 +166,15 @@ def instruction_items(config: MiniWorldConfig, studio: Studio) -> dict[str, list
 
     def make(index: int) -> Conversation:
         random = keyed(config, "instruction", index)
-        return turn_row("", random, "instruction", studio, EVAL_SPEECH, WHOLE_TASKS[index % len(WHOLE_TASKS)])
+        return turn_row("", random, "instruction", studio, WHOLE_TASKS[index % len(WHOLE_TASKS)], EVAL_SPEECH)
 
     items = distinct(config.num_eval_items, make, studio)
     return {"instructions.spoken": items, "instructions.written": [in_writing(item) for item in items]}
+
+
+def mixed_item(random: Random, studio: Studio) -> Conversation:
+    """A turn of any task, spoken in part; every task as often as another."""
+    return turn_row("", random, "mixed", studio, random.choice(MIXED_TASKS), EVAL_SPEECH)
 
 
 def multi_turn_item(random: Random, index: int, studio: Studio) -> Conversation:
@@ -192,4 +198,4 @@ def combination_item(config: MiniWorldConfig, index: int, studio: Studio) -> Con
     """A task asked in a way that training never asks it: by voice alone, or partly by voice."""
     random = keyed(config, "combination", index)
     kind, tasks = (("instruction", UNSEEN_WHOLE), ("mixed", UNSEEN_MIXED))[index % 3 == 2]
-    return turn_row("", random, kind, studio, EVAL_SPEECH, random.choice(tasks))
+    return turn_row("", random, kind, studio, random.choice(tasks), EVAL_SPEECH)

@@ -30,9 +30,9 @@ from voicetextblender.train.recipe import Recipe, load_recipe
 HOME = "runs/mini"
 """Where the shipped recipes expect the world; another folder replaces it throughout."""
 CLAIM_RECIPES = ("mini", "mini-speech-only", "mini-frozen-llm")
-CLAIM_STEPS = 1200
+CLAIM_STEPS = 1800
 """Of each training of the claims. The demo's own, as the recipe has it, is shorter: somebody waits for it."""
-NUM_WORKERS = os.cpu_count() or 2
+NUM_WORKERS = 1 + (os.cpu_count() or 2)
 """Processes that synthesise speech, beside the one that trains the LLM: the speech encoder waits for them."""
 NUM_THREADS = 2
 """Of the joint training: more do not make so small a model faster, and another number rounds otherwise."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -34,7 +36,14 @@ from voicetextblender.mini.tasks import (
     transcribe_story,
     translate_story,
 )
-from voicetextblender.mini.text_tasks import DIALOGUE_MAKERS, TEXT_ONLY_MAKERS, Dialogue, draw_chat, draw_mixture
+from voicetextblender.mini.text_tasks import (
+    DIALOGUE_MAKERS,
+    TASK_WEIGHTS,
+    TEXT_ONLY_MAKERS,
+    Dialogue,
+    draw_chat,
+    draw_mixture,
+)
 
 WHOLE_TASKS = ("answer", "arithmetic", "repeat", "word", "opposite", "next", "previous", "translate", "remember")
 """Asked by voice alone, instruction and all. Training never hears `sort` and `category` so."""
@@ -57,8 +66,10 @@ UNSEEN_MIXED = ("previous",)
 TRAIN_SPEECH = Scope("train", "common", SPOKEN, most_facts=1, most_words=2)
 EVAL_SPEECH = Scope("eval", "common", SPOKEN, most_facts=1, most_words=2)
 RECORDED = Scope("train", "all", SPOKEN, most_facts=1, most_words=2)
-FRAGMENT_SHARE = 0.4
+FRAGMENT_SHARE = 0.6
 """Share of the base encoder's own recordings that are some words of a turn instead of all."""
+NUM_CANDIDATES = 4
+"""How many of them are drawn for each that is spoken."""
 
 StoryMaker = Callable[[Random, Scope, Language, tuple[Fact, ...]], Exchange]
 STORY_KINDS: dict[str, StoryMaker] = {
@@ -115,17 +126,20 @@ def story_row(id: str, random: Random, scope: Scope, kind: str, story: Story) ->
 
 
 def turn_row(
-    id: str, random: Random, kind: str, studio: Studio, scope: Scope = TRAIN_SPEECH, task: str | None = None
+    id: str, random: Random, kind: str, studio: Studio, task: str, scope: Scope = TRAIN_SPEECH
 ) -> Conversation:
     """A turn spoken as a whole (`instruction`) or in part (`mixed`)."""
-    exchange = draw_speakable(
-        random, scope, task or random.choice(WHOLE_TASKS if kind == "instruction" else MIXED_TASKS)
-    )
+    exchange = draw_speakable(random, scope, task)
     if kind == "instruction":
         parts = spoken(exchange, studio)
     else:
         parts = mixed(exchange, random, studio, may_be_whole=exchange.task not in UNSEEN_WHOLE)
     return as_conversation(id, [(parts, exchange.answer)], kind, exchange.language, exchange.task)
+
+
+def draw_task(random: Random, tasks: Sequence[str]) -> str:
+    """A task of speech, as often as the text data holds it beside the others."""
+    return random.choices(tasks, [TASK_WEIGHTS[task] for task in tasks])[0]
 
 
 def chat_row(id: str, random: Random, studio: Studio) -> Conversation:
@@ -143,12 +157,23 @@ def chat_row(id: str, random: Random, studio: Studio) -> Conversation:
     return as_conversation(id, turns, "mixed", chat.exchanges[0].language, chat.task)
 
 
-def record_anything(random: Random, studio: Studio) -> None:
+def record_anything(random: Random, studio: Studio, heard: Counter[str]) -> None:
     """Record a turn, or some words of one, of any chat in writing that speech may touch.
 
     The base encoder has to know how every wording and every follow-up sounds, as a real one does, long before the
-    fine-tuning asks for some of them.
+    fine-tuning asks for some of them. Of some turns that are drawn, the one is recorded whose rarest word was `heard`
+    least. Its words are added.
     """
+    text, language = min(
+        (draw_recording(random) for _ in range(NUM_CANDIDATES)),
+        key=lambda drawn: min(heard[word] for word in words(drawn[0])),
+    )
+    heard.update(words(text))
+    studio.record(text, language)
+
+
+def draw_recording(random: Random) -> tuple[str, Language]:
+    """What may be recorded, and in which language."""
     while True:
         chat = draw_mixture(random, RECORDED)
         exchange = random.choice(chat.exchanges)
@@ -158,7 +183,12 @@ def record_anything(random: Random, studio: Studio) -> None:
     if random.random() < FRAGMENT_SHARE:
         start, end = run(word_spans(text), random)
         text = text[start:end]
-    studio.record(text, exchange.language)
+    return text, exchange.language
+
+
+def words(text: str) -> list[str]:
+    """The words of a text, without punctuation."""
+    return re.findall(r"\w+", text)
 
 
 def draw_speakable(random: Random, scope: Scope, task: str) -> Exchange:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,16 +19,20 @@ from voicetextblender.files import write_atomically
 from voicetextblender.mini.eval_rows import eval_rows
 from voicetextblender.mini.lexicon import LANGUAGES
 from voicetextblender.mini.rows import (
+    MIXED_TASKS,
     STORY_KINDS,
     TRAIN_SPEECH,
+    WHOLE_TASKS,
     MiniWorldConfig,
     chat_row,
+    draw_task,
     keyed,
     record_anything,
     story_row,
     tell,
     text_row,
     turn_row,
+    words,
 )
 from voicetextblender.mini.spoken import Studio
 from voicetextblender.mini.tasks import (
@@ -69,12 +74,13 @@ def build_world(
 ) -> World:
     """All rows and all clips to be spoken; takes seconds, speaks nothing."""
     train = Studio(config.seed, train_voices, "clips/train")
-    recordings = Studio(config.seed, train_voices, "clips/recordings")
-    for index in range(config.num_recordings):
-        record_anything(keyed(config, "recording", index), recordings)
     evaluation = Studio(config.seed, train_voices, "clips/eval")
     unseen = Studio(config.seed, held_out_voices, "clips/unseen_voices")
     rows = {f"train/{name}": value for name, value in train_rows(config, train).items()}
+    recordings = Studio(config.seed, train_voices, "clips/recordings")
+    heard = Counter(word for utterance in train.utterances for word in words(utterance.text))
+    for index in range(config.num_recordings):
+        record_anything(keyed(config, "recording", index), recordings, heard)
     rows |= {f"eval/{name}": value for name, value in eval_rows(config, evaluation, unseen).items()}
     return World(
         {name: tuple(value) for name, value in rows.items()},
@@ -92,14 +98,16 @@ def train_rows(config: MiniWorldConfig, studio: Studio) -> dict[str, list[Conver
         story = tell(random, TRAIN_SPEECH, random.choice(LANGUAGES), studio)
         for kind in STORY_KINDS:
             rows[kind].append(story_row(f"train.{kind}.{index:05d}", random, TRAIN_SPEECH, kind, story))
-    rows["instruction"] = [
-        turn_row(f"train.instruction.{index:05d}", keyed(config, "train instruction", index), "instruction", studio)
-        for index in range(config.num_instruction_rows)
-    ]
-    rows["mixed"] = [
-        turn_row(f"train.mixed.{index:05d}", keyed(config, "train mixed", index), "mixed", studio)
-        for index in range(config.num_mixed_rows)
-    ]
+    turns = {
+        "instruction": (config.num_instruction_rows, WHOLE_TASKS),
+        "mixed": (config.num_mixed_rows, MIXED_TASKS),
+    }
+    for kind, (num_rows, tasks) in turns.items():
+        rows[kind] = []
+        for index in range(num_rows):
+            random = keyed(config, f"train {kind}", index)
+            id = f"train.{kind}.{index:05d}"
+            rows[kind].append(turn_row(id, random, kind, studio, draw_task(random, tasks)))
     rows["chat"] = [
         chat_row(f"train.chat.{index:05d}", keyed(config, "train chat", index), studio)
         for index in range(config.num_chat_rows)

@@ -71,16 +71,15 @@ def _label_points(axes: Axes, heights: Mapping[str, float], points: Sequence[Poi
     """Names beside the points, towards the middle of the plot, pushed apart where they would overlap."""
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
     offset, gap, highest = (right - left) * 0.045, (top - bottom) * 0.075, top - (top - bottom) * 0.04
-    for to_the_left in (False, True):
-        side = [point for point in points if (point.text.value > (left + right) / 2) == to_the_left]
-        places = _spread([heights[point.column] for point in side], gap, highest)
-        for point, y in zip(side, places, strict=True):
-            x = min(point.text.low - offset / 3, point.text.value - offset)
-            if not to_the_left:
-                x = max(point.text.high + offset / 3, point.text.value + offset)
-            axes.plot([point.text.value, x], [heights[point.column], y], color=LINE, linewidth=1, zorder=1)
-            align = "right" if to_the_left else "left"
-            axes.text(x, y, f" {point.label} ", ha=align, va="center", fontsize=12.5, fontweight="bold")
+    places = _spread([heights[point.column] for point in points], gap, highest)
+    for point, y in zip(points, places, strict=True):
+        to_the_left = point.text.value > (left + right) / 2
+        x = min(point.text.low - offset / 3, point.text.value - offset)
+        if not to_the_left:
+            x = max(point.text.high + offset / 3, point.text.value + offset)
+        axes.plot([point.text.value, x], [heights[point.column], y], color=LINE, linewidth=1, zorder=1)
+        align = "right" if to_the_left else "left"
+        axes.text(x, y, f" {point.label} ", ha=align, va="center", fontsize=12.5, fontweight="bold")
 
 
 def _spread(heights: Sequence[float], gap: float, highest: float) -> list[float]:
